@@ -1,0 +1,161 @@
+/* Calor: large language models with silent neurons on small machines. The library's public interface, and the
+ * only header that is installed.
+ *
+ * A `calor_model` is a loaded model: immutable, shared by any number of sessions and threads. A
+ * `calor_session` is one timeline of tokens with its KV cache: one thread at a time. Functions return 0 or a
+ * negative CALOR_E…; those that take (err, errlen) write one sentence for people there, always NUL-terminated
+ * (err may be NULL).
+ *
+ *     char err[512];
+ *     calor_model *m;
+ *     calor_model_settings ms = calor_model_default();
+ *     if (calor_model_open(&m, "model.gguf", &ms, err, sizeof err)) …
+ *     calor_session *s;
+ *     calor_session_settings ss = calor_session_default();
+ *     if (calor_session_open(&s, m, &ss, err, sizeof err)) …
+ *     int32_t ids[64]; size_t n;
+ *     calor_tokenize(m, "Once upon a time", 16, CALOR_TOK_BOS, ids, 64, &n, err, sizeof err);
+ *     calor_eval(s, ids, n, err, sizeof err);
+ *     calor_sampler sp = calor_sampler_default();
+ *     int32_t id = calor_sample(s, &sp, err, sizeof err);
+ */
+#ifndef CALOR_H
+#define CALOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define CALOR_API __attribute__((visibility("default")))
+#else
+#define CALOR_API
+#endif
+
+enum {
+    CALOR_OK = 0,
+    CALOR_ENOMEM = -1,       /* memory or a budget is exhausted */
+    CALOR_EIO = -2,          /* the operating system refused a read, write or open */
+    CALOR_EFORMAT = -3,      /* a file's bytes are not what its format says */
+    CALOR_EUNSUPPORTED = -4, /* well-formed, but not something Calor runs */
+    CALOR_EARG = -5,         /* a parameter is wrong */
+    CALOR_ESTALE = -6,       /* inputs that don't belong together */
+    CALOR_EFULL = -7,        /* the context has no room for more tokens */
+    CALOR_ECANCELLED = -8,   /* calor_cancel was called */
+    CALOR_ENUMERIC = -9,     /* NaN or infinity in the model's output */
+    CALOR_EDEVICE = -10,     /* an accelerator failed */
+    CALOR_ESTATE = -11,      /* called in the wrong order */
+};
+
+typedef struct calor_model calor_model;
+typedef struct calor_session calor_session;
+
+/* "0.1.0", static. */
+CALOR_API const char *calor_version(void);
+/* Short name of an error code, static. */
+CALOR_API const char *calor_error_name(int code);
+
+/* ---- Model ---- */
+typedef struct {
+    int threads; /* 0: physical cores this process may use */
+    int no_mmap; /* 1: read the weights into memory instead of mapping the file */
+    const char
+        *cpu; /* cap on the instruction set: "ref", "avx2", "avx512", "amx"; NULL: $CALOR_CPU, else best */
+    const char
+        *activation; /* overrides the FFN activation: "silu", "relu", "fatrelu:0.01" …; NULL: the file's */
+    /* Progress of long loading, 0…1; a non-zero return cancels. May be NULL. Called from the opening thread.
+     */
+    int (*progress)(double done, void *arg);
+    void *progress_arg;
+} calor_model_settings;
+CALOR_API calor_model_settings calor_model_default(void);
+
+/* On success *out is the caller's, to be closed after its sessions. Thread-safe. */
+CALOR_API int calor_model_open(calor_model **out, const char *path, const calor_model_settings *s, char *err,
+                               size_t errlen);
+/* Takes NULL and pointers to NULL; nulls *m. */
+CALOR_API void calor_model_close(calor_model **m);
+
+typedef struct {
+    const char *architecture, *name, *type, *activation, *cpu; /* owned by the model; never NULL */
+    uint32_t vocab, width, ffn, layers, heads, kv_heads, head_dim, context;
+    uint64_t parameters;
+    uint64_t weight_bytes; /* of the tensors in the file */
+    int threads;
+} calor_model_info;
+CALOR_API void calor_model_describe(const calor_model *m, calor_model_info *info);
+
+/* ---- Text ---- */
+enum {
+    CALOR_TOK_BOS = 1 /* put BOS first where the model wants one */,
+    CALOR_TOK_SPECIAL = 2 /* parse control tokens */
+};
+/* Writes up to cap ids; *n is the full count even when it is larger than cap (then CALOR_EARG). */
+CALOR_API int calor_tokenize(const calor_model *m, const char *text, size_t len, int flags, int32_t *ids,
+                             size_t cap, size_t *n, char *err, size_t errlen);
+/* Bytes of one token (not NUL-terminated, owned by the model), for printing; control tokens are empty. */
+CALOR_API const char *calor_token_piece(const calor_model *m, int32_t id, size_t *len);
+/* Special ids, -1 where the model has none; calor_token_ends: generation stops after this id. */
+CALOR_API int32_t calor_token_bos(const calor_model *m);
+CALOR_API int32_t calor_token_eos(const calor_model *m);
+CALOR_API int calor_token_ends(const calor_model *m, int32_t id);
+
+/* ---- Session ---- */
+enum calor_mode {
+    CALOR_DENSE,      /* every neuron, decoding arithmetic for every token: the reference */
+    CALOR_DENSE_FAST, /* every neuron, the fastest arithmetic for each batch size */
+};
+typedef struct {
+    uint32_t context; /* tokens of KV cache, allocated up front; 0: the model's context, at most 4096 */
+    uint32_t batch;   /* most tokens computed at once; 0: 512 */
+    const char *kv;   /* "f16" (default), "q8_0", "f32" */
+    enum calor_mode mode;
+} calor_session_settings;
+CALOR_API calor_session_settings calor_session_default(void);
+CALOR_API int calor_session_open(calor_session **out, calor_model *m, const calor_session_settings *s,
+                                 char *err, size_t errlen);
+CALOR_API void calor_session_close(calor_session **s);
+
+/* Appends n tokens to the timeline and computes them; afterwards calor_logits is the last token's. On error
+ * the timeline is as before. CALOR_EFULL when they don't fit: nothing is computed. */
+CALOR_API int calor_eval(calor_session *s, const int32_t *ids, size_t n, char *err, size_t errlen);
+/* As calor_eval, with the logits of every token: out has n × vocab floats. */
+CALOR_API int calor_eval_all(calor_session *s, const int32_t *ids, size_t n, float *out, char *err,
+                             size_t errlen);
+/* vocab floats of the last token, owned by the session, valid until its next call; NULL before the first
+ * eval. */
+CALOR_API const float *calor_logits(const calor_session *s);
+/* Tokens in the timeline, and dropping all after the first `n`. */
+CALOR_API uint32_t calor_position(const calor_session *s);
+CALOR_API int calor_rewind(calor_session *s, uint32_t n);
+/* Makes a running calor_eval return CALOR_ECANCELLED soon. Any thread, also a signal handler. */
+CALOR_API void calor_cancel(calor_session *s);
+
+typedef struct {
+    uint64_t kv_bytes, compute_bytes; /* allocated up front */
+} calor_session_info;
+CALOR_API void calor_session_describe(const calor_session *s, calor_session_info *info);
+
+/* ---- Sampling ---- */
+typedef struct {
+    float temperature;    /* ≤ 0: greedy */
+    int top_k;            /* 0: off */
+    float top_p;          /* 1: off */
+    float min_p;          /* 0: off */
+    float repeat_penalty; /* 1: off; logits of the last repeat_last tokens are divided (or multiplied when
+                             negative) */
+    int repeat_last;
+    uint64_t seed;
+    uint64_t state; /* position in the random stream: 0 to start; advanced by calor_sample */
+} calor_sampler;
+CALOR_API calor_sampler calor_sampler_default(void);
+/* The next token's id (≥ 0) from the session's logits, or a negative CALOR_E…. Does not append it. */
+CALOR_API int32_t calor_sample(calor_session *s, calor_sampler *sp, char *err, size_t errlen);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,39 @@
+# Shared by run.sh and test.sh: installs missing Debian packages and builds. Sourced, not run.
+
+PACKAGES="gcc libc6-dev meson ninja-build pkg-config python3 libhwloc-dev liburing-dev libzstd-dev libxxhash-dev libjansson-dev libpcre2-dev"
+
+# Installs the packages of $PACKAGES (and the arguments) that are not there yet.
+calor_packages()
+{
+    local missing="" p
+    for p in $PACKAGES "$@"; do
+        [ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || missing="$missing $p"
+    done
+    [ -n "$missing" ] || return 0
+    if ! command -v apt-get >/dev/null; then
+        echo "calor: missing packages (Debian names):$missing - install their equivalents, then run this again" >&2
+        exit 1
+    fi
+    local sudo=""
+    [ "$(id -u)" = 0 ] || sudo=sudo
+    echo "installing:$missing" >&2
+    $sudo apt-get update -qq >&2
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing >&2
+}
+
+# calor_build DIR [meson setup options…]: configures once, builds, prints the log only when something failed.
+calor_build()
+{
+    local dir=$1 log
+    shift
+    log=$(mktemp)
+    if { [ -f "$dir/build.ninja" ] || meson setup "$dir" "$@"; } >"$log" 2>&1 && ninja -C "$dir" >"$log" 2>&1; then
+        rm -f "$log"
+    else
+        cat "$log" >&2
+        rm -f "$log"
+        echo "calor: the build failed (above)" >&2
+        exit 1
+    fi
+}
