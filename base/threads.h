@@ -13,8 +13,8 @@ struct team; /* opaque; one runner at a time */
 
 struct team_settings {
     int threads; /* 0: physical cores allowed to this process (cgroup quota and affinity mask respected) */
-    int bind;    /* 1: pin thread i to the i-th allowed core where the platform lets us, 0: leave to the
-                    scheduler */
+    int bind;    /* 1: pin thread i to the i-th allowed core (the caller while it runs) where there are as
+                    many cores and the platform lets us, 0: leave to the scheduler */
 };
 
 /* The view of one thread inside team_run. */
@@ -26,6 +26,8 @@ struct team_member {
 int team_create(struct team **out, const struct team_settings *s, struct err *e);
 void team_destroy(struct team **t);
 int team_size(const struct team *t);
+/* Memory node (affinity.h) next to thread ith, -1 when it is not pinned and may run anywhere. */
+int team_node(const struct team *t, int ith);
 
 /* Runs fn(member, arg) on every thread and returns when all are done. */
 void team_run(struct team *t, void (*fn)(struct team_member *m, void *arg), void *arg);
@@ -43,5 +45,7 @@ int team_next(struct team_member *m, int slot, int64_t n, int64_t chunk, int64_t
 /* Physical cores this process may use: min(affinity mask's cores, cgroup cpu quota rounded up), at least 1.
  */
 int threads_default(void);
+/* The same with control groups read below `root` (NULL: the system's): for tests. */
+int threads_default_at(const char *root);
 
 #endif
