@@ -37,3 +37,19 @@ calor_build()
         exit 1
     fi
 }
+
+# Makes .venv with the Python oracles of the tests (tests/requirements.txt) beside the system's PyTorch. Without a network the
+# tests that need them skip, visibly.
+calor_python()
+{
+    local stamp=.venv/.requirements
+    export CALOR_PYTHON=$PWD/.venv/bin/python
+    cmp -s tests/requirements.txt "$stamp" && return 0
+    local python=/usr/bin/python3
+    [ -x "$python" ] || python=python3
+    if "$python" -m venv --system-site-packages .venv >&2 && .venv/bin/pip install -q -r tests/requirements.txt >&2; then
+        cp tests/requirements.txt "$stamp"
+    else
+        echo "calor: the Python oracles could not be installed; their tests will skip" >&2
+    fi
+}

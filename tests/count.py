@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Adds up a meson run by its log: every TAP line counts as a test, a program without TAP as one. Prints
+"""Adds up meson runs by their logs: every TAP line counts as a test, a program without TAP as one. Prints
 'N passed, N failed, N skipped' last; exit 1 if anything failed or nothing ran."""
 import json
 import re
 import sys
 
 passed = failed = skipped = 0
-for line in open(sys.argv[1]):
+for line in (line for path in sys.argv[1:] for line in open(path)):
     test = json.loads(line)
     tap = re.findall(r"^(not ok|ok)\b(.*)$", test.get("stdout") or "", re.M)
     bad = test["result"] in ("FAIL", "ERROR", "TIMEOUT", "INTERRUPT", "UNEXPECTEDPASS")
