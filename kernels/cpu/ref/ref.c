@@ -1,0 +1,8 @@
+/* The reference tier's table: plain C on any machine, the oracle of every other tier. */
+#include "kernels/cpu/tiers.h"
+#include "kernels/kernels.h"
+
+void ref_init(struct kern_ops *ops)
+{
+    (void)ops;
+}
