@@ -10,7 +10,7 @@ FRONT = {
     "kernels": {"kernels/kernels.h", "kernels/device.h"},
     "io": {"io/gguf.h", "io/safetensors.h", "io/aio.h", "io/store.h", "io/codec.h", "io/loader.h", "io/cache.h"},
     "placement": {"placement/placement.h", "placement/profile.h", "placement/machine.h", "placement/plan.h"},
-    "engine": {"engine/calor.h"},
+    "engine": {"engine/calor.h", "engine/tools.h"},
 }
 # Folder (longest prefix wins) -> other folders whose front headers it may include.
 MAY = {
