@@ -46,7 +46,12 @@ struct gguf_tensor {
 
 struct gguf; /* opaque, immutable after open; reads from several threads are safe */
 
-enum gguf_mode { GGUF_MMAP, GGUF_READ };
+enum gguf_mode {
+    GGUF_MMAP, /* tensors are mapped */
+    GGUF_READ, /* tensors are read with gguf_read_tensor */
+    GGUF_META, /* as GGUF_READ, but for listings: the file may end with its metadata, without any tensor's
+                  bytes, and alignments below 8 are let through */
+};
 
 /* Opens a file; the first shard of NAME-00001-of-0000N.gguf brings the others. Everything is checked before
  * it is believed; memory used is proportional to the metadata. Errors name file, offset, what was expected
@@ -54,12 +59,19 @@ enum gguf_mode { GGUF_MMAP, GGUF_READ };
 int gguf_open(struct gguf **out, const char *path, enum gguf_mode mode, struct err *e);
 void gguf_close(struct gguf **f);
 
-const char *gguf_path(const struct gguf *f);
+/* Whether every shard still has the bytes it had at open (ERR_IO if not). A mapped page behind the end of a
+ * file that was shortened meanwhile raises SIGBUS when touched: call this before a computation that reads
+ * mapped weights. (Files replaced through a rename, as Calor writes them, are not affected.) */
+int gguf_check_size(const struct gguf *f, struct err *e);
+
+const char *gguf_path(const struct gguf *f); /* of the first shard */
 int gguf_version(const struct gguf *f);
 bool gguf_is_powerinfer(const struct gguf *f); /* magic PWRI */
 uint64_t gguf_alignment(const struct gguf *f);
 uint64_t gguf_file_bytes(const struct gguf *f); /* all shards */
 int gguf_shards(const struct gguf *f);
+const char *gguf_shard_path(const struct gguf *f, int shard);
+uint64_t gguf_shard_bytes(const struct gguf *f, int shard);
 
 /* Metadata. Index access for listings; typed getters check element type and say what was found instead.
  * gguf_find returns an index or -1. */
@@ -69,6 +81,10 @@ const char *gguf_key(const struct gguf *f, int64_t i);
 enum gguf_type gguf_kv_type(const struct gguf *f, int64_t i);
 enum gguf_type gguf_arr_type(const struct gguf *f, int64_t i);
 uint64_t gguf_arr_n(const struct gguf *f, int64_t i);
+const char *gguf_type_name(enum gguf_type type); /* "u32", "array" …, static */
+/* The value as the file stores it (little-endian, unaligned; strings with their u64 length before them;
+ * arrays from their element type on), inside the file's metadata. */
+const void *gguf_kv_raw(const struct gguf *f, int64_t i, uint64_t *n);
 
 /* Each: 0 and *out, or ERR_FORMAT when the key is there with another type or range; when the key is absent,
  * *out is left alone and 1 is returned (so defaults are set before the call). Integer getters take any
