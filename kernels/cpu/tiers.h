@@ -26,6 +26,15 @@ struct cpu_facts {
     bool amx_tile, amx_int8, amx_bf16;
 };
 
+/* Prepared forms of activations (kern_mat.x_format). Equal numbers mean equal bytes, whichever tier made
+ * them; each tier's own forms get numbers of their own. */
+enum x_format {
+    X_F32 = 0, /* T rows of n floats */
+    X_FIRST_AVX2 = 0x100,
+    X_FIRST_AVX512 = 0x200,
+    X_FIRST_AMX = 0x300,
+};
+
 /* For init functions and what runs after them: detection is over by then. Static storage. */
 const struct cpu_facts *cpu_facts(void);
 

@@ -1,8 +1,11 @@
 /* The reference tier's table: plain C on any machine, the oracle of every other tier. */
+#include "kernels/cpu/ref/ref.h"
 #include "kernels/cpu/tiers.h"
 #include "kernels/kernels.h"
 
 void ref_init(struct kern_ops *ops)
 {
-    (void)ops;
+    ref_products_init(ops);
+    ref_vec_init(ops);
+    ref_attn_init(ops);
 }
