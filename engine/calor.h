@@ -81,6 +81,7 @@ CALOR_API void calor_model_close(calor_model **m);
 
 typedef struct {
     const char *architecture, *name, *type, *activation, *cpu; /* owned by the model; never NULL */
+    const char *activation_origin; /* who said so: "the file", "the model's name", "the architecture" … */
     uint32_t vocab, width, ffn, layers, heads, kv_heads, head_dim, context;
     uint64_t parameters;
     uint64_t weight_bytes; /* of the tensors in the file */
@@ -103,16 +104,39 @@ CALOR_API int32_t calor_token_bos(const calor_model *m);
 CALOR_API int32_t calor_token_eos(const calor_model *m);
 CALOR_API int calor_token_ends(const calor_model *m, int32_t id);
 
+/* Tokens back to text as they come: gives whole UTF-8 sequences only, an incomplete tail waits for the next
+ * token. `fresh`: a new text begins (SentencePiece's leading space is dropped); 0: it continues a prompt.
+ * One thread at a time; the model must outlive it. Bytes returned are the stream's, valid until its next
+ * call, not NUL-terminated where they contain zeros. */
+typedef struct calor_stream calor_stream;
+CALOR_API int calor_stream_open(calor_stream **out, const calor_model *m, int fresh, char *err,
+                                size_t errlen);
+CALOR_API const char *calor_stream_add(calor_stream *s, int32_t id, size_t *len);
+CALOR_API const char *calor_stream_flush(calor_stream *s, size_t *len); /* what still waits, as it is */
+CALOR_API void calor_stream_close(calor_stream **s);
+
+/* A conversation as the text its model was trained on, up to where the assistant's next answer begins.
+ * `name`: a template's name, NULL: recognised from the model file. *text (NUL-terminated) is the caller's, to
+ * be given to calor_free; tokenize it with CALOR_TOK_BOS | CALOR_TOK_SPECIAL. */
+typedef struct {
+    const char *role; /* "system", "user", "assistant" */
+    const char *text;
+} calor_chat_message;
+CALOR_API int calor_chat(const calor_model *m, const char *name, const calor_chat_message *messages, size_t n,
+                         char **text, size_t *len, char *err, size_t errlen);
+CALOR_API const char *const *calor_chat_templates(void); /* names, NULL-terminated */
+CALOR_API void calor_free(void *p);
+
 /* ---- Session ---- */
 enum calor_mode {
     CALOR_DENSE,      /* every neuron, decoding arithmetic for every token: the reference */
     CALOR_DENSE_FAST, /* every neuron, the fastest arithmetic for each batch size */
 };
 typedef struct {
-    uint32_t context; /* tokens of KV cache, allocated up front; 0: the model's context, at most 4096 */
-    uint32_t batch;   /* most tokens computed at once; 0: 512 */
-    const char *kv;   /* "f16" (default), "q8_0", "f32" */
-    enum calor_mode mode;
+    uint32_t context;     /* tokens of KV cache, allocated up front; 0: the model's context, at most 4096 */
+    uint32_t batch;       /* most tokens computed at once; 0: 512 */
+    const char *kv;       /* "f16" (default), "q8_0" (head size a multiple of 32), "f32" */
+    enum calor_mode mode; /* default: CALOR_DENSE_FAST */
 } calor_session_settings;
 CALOR_API calor_session_settings calor_session_default(void);
 CALOR_API int calor_session_open(calor_session **out, calor_model *m, const calor_session_settings *s,
@@ -120,21 +144,24 @@ CALOR_API int calor_session_open(calor_session **out, calor_model *m, const calo
 CALOR_API void calor_session_close(calor_session **s);
 
 /* Appends n tokens to the timeline and computes them; afterwards calor_logits is the last token's. On error
- * the timeline is as before. CALOR_EFULL when they don't fit: nothing is computed. */
+ * the timeline is as before and there are no logits. CALOR_EFULL when they don't fit: nothing is computed.
+ * Sessions of one model may be evaluated from several threads: they take turns. */
 CALOR_API int calor_eval(calor_session *s, const int32_t *ids, size_t n, char *err, size_t errlen);
 /* As calor_eval, with the logits of every token: out has n × vocab floats. */
 CALOR_API int calor_eval_all(calor_session *s, const int32_t *ids, size_t n, float *out, char *err,
                              size_t errlen);
 /* vocab floats of the last token, owned by the session, valid until its next call; NULL before the first
- * eval. */
+ * eval, after a failed one and after a rewind. */
 CALOR_API const float *calor_logits(const calor_session *s);
 /* Tokens in the timeline, and dropping all after the first `n`. */
 CALOR_API uint32_t calor_position(const calor_session *s);
 CALOR_API int calor_rewind(calor_session *s, uint32_t n);
-/* Makes a running calor_eval return CALOR_ECANCELLED soon. Any thread, also a signal handler. */
+/* Makes a running calor_eval return CALOR_ECANCELLED soon (within a layer's time), or the next one when none
+ * is running. Any thread, also a signal handler. */
 CALOR_API void calor_cancel(calor_session *s);
 
 typedef struct {
+    uint32_t context, batch;
     uint64_t kv_bytes, compute_bytes; /* allocated up front */
 } calor_session_info;
 CALOR_API void calor_session_describe(const calor_session *s, calor_session_info *info);
@@ -147,12 +174,13 @@ typedef struct {
     float min_p;          /* 0: off */
     float repeat_penalty; /* 1: off; logits of the last repeat_last tokens are divided (or multiplied when
                              negative) */
-    int repeat_last;
+    int repeat_last;      /* 64; -1: all */
     uint64_t seed;
     uint64_t state; /* position in the random stream: 0 to start; advanced by calor_sample */
 } calor_sampler;
 CALOR_API calor_sampler calor_sampler_default(void);
-/* The next token's id (≥ 0) from the session's logits, or a negative CALOR_E…. Does not append it. */
+/* The next token's id (≥ 0) from the session's logits, or a negative CALOR_E…. Does not append it. Applied in
+ * this order: repetition penalty, top-k, top-p, min-p, temperature. Ties go to the lower id. */
 CALOR_API int32_t calor_sample(calor_session *s, calor_sampler *sp, char *err, size_t errlen);
 
 #ifdef __cplusplus

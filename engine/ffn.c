@@ -1,0 +1,88 @@
+/* The feed-forward network of a layer, every neuron computed: out += down(act(gate·x) ⊙ up·x).
+ *
+ * The seam for other ways to compute it is ffn_step: it gets the layer's input and adds to its output. */
+#include "base/threads.h"
+#include "engine/arch/arch.h"
+#include "engine/pass.h"
+
+#include <string.h>
+
+enum slot { SLOT_COLUMNS = 2 };
+
+/* h = act(gate x) ⊙ up x, rows of gate and up by the same thread while both are in its cache. */
+static void hidden(const struct pass *p, struct team_member *t, const struct layer *l, const float *in,
+                   int64_t T)
+{
+    const struct calor_model *m = p->m;
+    int64_t f = m->hp.ffn;
+    struct product parts[2] = {{.w = &l->up, .bias = l->up_b}, {.w = &l->gate, .bias = l->gate_b}};
+    int n_parts = l->gate.data ? 2 : 1;
+    product_prepare(p, t, parts, n_parts, in, m->hp.width, T, &l->ffn_norm);
+    struct product_range r;
+    float *tile = p->s->workers[t->ith].tile;
+    while (product_next(p, t, parts, 1, T, &r)) {
+        int64_t n = r.end - r.begin;
+        float *h = p->s->h + r.begin;
+        if (n_parts == 2) {
+            product_rows(p, t, &parts[1], r.begin, r.end, T, h, f);
+            product_rows(p, t, &parts[0], r.begin, r.end, T, tile, n);
+        } else {
+            product_rows(p, t, &parts[0], r.begin, r.end, T, h, f);
+        }
+        for (int64_t i = 0; i < T; i++)
+            m->ops->act(h + i * f, h + i * f, n_parts == 2 ? tile + i * n : NULL, n, m->act.kind,
+                        m->act.param);
+    }
+    team_barrier(t);
+}
+
+/* out += Σ_i h_i · row i, for weights stored by neuron: columns are shared out, neurons are summed in order
+ * (blocks of 64, so that thousands of terms do not lose the small ones). */
+static void down_by_neuron(const struct pass *p, struct team_member *t, const struct layer *l, float *out,
+                           int64_t T)
+{
+    const struct calor_model *m = p->m;
+    const struct dtype_info *info = dtype_info((uint32_t)l->down.type);
+    int64_t d = m->hp.width, f = m->hp.ffn, step = FFN_COLUMNS, c0;
+    float *row = p->s->workers[t->ith].norm, *sum = p->s->workers[t->ith].tile;
+    float *block = sum + T * step;
+    while (team_next(t, SLOT_COLUMNS, d, step, &c0)) {
+        int64_t n = d - c0 < step ? d - c0 : step;
+        const uint8_t *w = l->down.data + (size_t)(c0 / info->block) * info->bytes;
+        memset(sum, 0, (size_t)(T * step) * sizeof *sum);
+        for (int64_t i0 = 0; i0 < f; i0 += 64) {
+            memset(block, 0, (size_t)(T * step) * sizeof *block);
+            for (int64_t i = i0; i < i0 + 64 && i < f; i++) {
+                bool decoded = false;
+                for (int64_t k = 0; k < T; k++) {
+                    float h = p->s->h[k * f + i], *b = block + k * step;
+                    if (h == 0.0f) continue;
+                    if (!decoded) m->ops->decode(l->down.type, row, w + (size_t)i * l->down.row_bytes, n);
+                    decoded = true;
+                    for (int64_t c = 0; c < n; c++) b[c] += h * row[c];
+                }
+            }
+            for (int64_t k = 0; k < T; k++) m->ops->add(sum + k * step, block + k * step, n);
+        }
+        for (int64_t k = 0; k < T; k++) {
+            float *o = out + k * d + c0, *s = sum + k * step;
+            if (l->down_b) m->ops->add(s, l->down_b + c0, n);
+            for (int64_t c = 0; c < n; c++) o[c] += m->hp.residual_scale * s[c];
+        }
+    }
+}
+
+void ffn_step(const struct pass *p, struct team_member *t, uint32_t layer, const float *in, float *out,
+              int64_t T)
+{
+    const struct layer *l = &p->m->layers[layer];
+    hidden(p, t, l, in, T);
+    if (l->down_by_neuron) {
+        down_by_neuron(p, t, l, out, T);
+    } else {
+        struct product down = {.w = &l->down, .bias = l->down_b};
+        product_prepare(p, t, &down, 1, p->s->h, p->m->hp.ffn, T, NULL);
+        product_add(p, t, &down, T, out, out, p->m->hp.width);
+    }
+    team_barrier(t);
+}

@@ -1,0 +1,197 @@
+/* Opening and closing models: file → architecture → hyper-parameters → tokenizer → kernels → weights → team.
+ */
+#include "engine/model.h"
+
+#include "base/err.h"
+#include "base/threads.h"
+#include "engine/arch/arch.h"
+#include "engine/tokenizer.h"
+#include "io/gguf.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+_Static_assert((int)CALOR_ENOMEM == (int)ERR_NOMEM && (int)CALOR_EIO == (int)ERR_IO &&
+                   (int)CALOR_EFORMAT == (int)ERR_FORMAT && (int)CALOR_EUNSUPPORTED == (int)ERR_UNSUPPORTED &&
+                   (int)CALOR_EARG == (int)ERR_ARG && (int)CALOR_ESTALE == (int)ERR_STALE &&
+                   (int)CALOR_EFULL == (int)ERR_FULL && (int)CALOR_ECANCELLED == (int)ERR_CANCELLED &&
+                   (int)CALOR_ENUMERIC == (int)ERR_NUMERIC && (int)CALOR_EDEVICE == (int)ERR_DEVICE &&
+                   (int)CALOR_ESTATE == (int)ERR_STATE,
+               "the public error codes are the internal ones");
+
+int model_fail(const struct err *e, char *err, size_t errlen)
+{
+    if (err && errlen) snprintf(err, errlen, "%s", e->msg);
+    return e->code;
+}
+
+const char *calor_error_name(int code)
+{
+    return err_name(code);
+}
+
+calor_model_settings calor_model_default(void)
+{
+    return (calor_model_settings){0};
+}
+
+void *model_alloc(struct calor_model *m, size_t bytes)
+{
+    if (m->n_owned == m->cap_owned) {
+        size_t cap = m->cap_owned ? 2 * m->cap_owned : 64;
+        void **grown = realloc(m->owned, cap * sizeof *grown);
+        if (!grown) return NULL;
+        m->owned = grown;
+        m->cap_owned = cap;
+    }
+    if (bytes > SIZE_MAX - 127) return NULL;
+    void *p = aligned_alloc(64, (bytes + 64) / 64 * 64);
+    if (p) m->owned[m->n_owned++] = p;
+    return p;
+}
+
+/* The model's name as people may see it: what the file says, without control characters, else its path. */
+static int read_name(struct calor_model *m, struct err *e)
+{
+    struct gguf_str s = {gguf_path(m->file), strlen(gguf_path(m->file))};
+    int r = gguf_get_str(m->file, "general.name", &s, e);
+    if (r < 0) return r;
+    size_t n = s.n < 200 ? (size_t)s.n : 200;
+    m->name = malloc(n + 1);
+    if (!m->name) return err_set(e, ERR_NOMEM, "no memory for the model's name");
+    for (size_t i = 0; i < n; i++) m->name[i] = (unsigned char)s.s[i] < 32 || s.s[i] == 127 ? '?' : s.s[i];
+    m->name[n] = 0;
+    return 0;
+}
+
+static int identify(struct calor_model *m, struct err *e)
+{
+    const char *path = gguf_path(m->file);
+    struct gguf_str name;
+    int r = gguf_get_str(m->file, "general.architecture", &name, e);
+    if (r < 0) return r;
+    if (r == 1) return err_set(e, ERR_FORMAT, "%s: the key general.architecture is missing", path);
+    m->arch = arch_find(name.s, name.n);
+    if (!m->arch)
+        return err_set(e, ERR_UNSUPPORTED, "%s: the architecture \"%.*s\" is not one Calor runs: %s", path,
+                       (int)(name.n < 40 ? name.n : 40), name.s, arch_names());
+    const struct gguf_tensor *embd = gguf_find_tensor(m->file, "token_embd.weight");
+    if (!embd)
+        return err_set(e, ERR_FORMAT,
+                       "%s: the tensor token_embd.weight is missing: this file holds no model that can run",
+                       path);
+    r = hparams_read(&m->hp, m->arch, m->file, embd->ne[1], e);
+    if (r < 0) return r;
+    if ((r = tok_create(&m->tok, m->file, e)) < 0) return r;
+    if (tok_count(m->tok) > m->hp.vocab)
+        return err_set(e, ERR_FORMAT, "%s: the tokenizer has %u tokens but token_embd.weight has %u rows",
+                       path, tok_count(m->tok), m->hp.vocab);
+    return 0;
+}
+
+/* Rotation angles are linear in the position, so everything else goes into one factor a pair: the base, llama
+ * 3's divisors, linear scaling, and YaRN's blend of the scaled and the unscaled angle. */
+static int make_frequencies(struct calor_model *m, struct err *e)
+{
+    const struct hparams *hp = &m->hp;
+    m->rope_freq = model_alloc(m, (hp->rot / 2 + 1) * sizeof *m->rope_freq);
+    if (!m->rope_freq) return err_set(e, ERR_NOMEM, "no memory for %u rotary frequencies", hp->rot / 2);
+    for (uint32_t i = 0; i < hp->rot / 2; i++) {
+        double freq = pow((double)hp->rope_base, -2.0 * i / hp->rot), scale = (double)hp->rope_scale;
+        if (m->rope_factors) freq /= (double)m->rope_factors[i];
+        if (hp->yarn) {
+            double span = fmax(0.001, (double)hp->yarn_high - (double)hp->yarn_low);
+            double keep = 1.0 - fmin(1.0, fmax(0.0, (i - (double)hp->yarn_low) / span));
+            scale = scale * (1.0 - keep) + keep;
+        }
+        m->rope_freq[i] = freq * scale;
+    }
+    return 0;
+}
+
+int calor_model_open(calor_model **out, const char *path, const calor_model_settings *s, char *err,
+                     size_t errlen)
+{
+    struct err e = {0};
+    calor_model_settings defaults = calor_model_default();
+    if (!s) s = &defaults;
+    if (err && errlen) *err = 0;
+    if (!out || !path) {
+        err_set(&e, ERR_ARG, "calor_model_open: out and path must not be NULL");
+        return model_fail(&e, err, errlen);
+    }
+    *out = NULL;
+    struct calor_model *m = calloc(1, sizeof *m);
+    if (!m) {
+        err_set(&e, ERR_NOMEM, "no memory for a model");
+        return model_fail(&e, err, errlen);
+    }
+    pthread_mutex_init(&m->run_lock, NULL);
+    if (s->threads < 0 || s->threads > 1024) {
+        err_set(&e, ERR_ARG, "threads is %d: expected 0 (all cores) to 1024", s->threads);
+        goto fail;
+    }
+    if (gguf_open(&m->file, path, s->no_mmap ? GGUF_READ : GGUF_MMAP, &e) < 0) goto fail;
+    if (identify(m, &e) < 0) goto fail;
+    if (read_name(m, &e) < 0) goto fail;
+    if (activation_resolve(&m->act, m->arch, m->file, s->activation, &e) < 0) goto fail;
+    if (m->act.kind == KERN_DRELU && !m->arch->gated) {
+        err_set(&e, ERR_ARG, "the activation drelu needs a gated FFN; %s models have none", m->arch->name);
+        goto fail;
+    }
+    if (kern_select(s->cpu, &m->ops, &e) < 0) goto fail;
+    if (weights_bind(m, s, &e) < 0) goto fail;
+    if (make_frequencies(m, &e) < 0) goto fail;
+    struct team_settings ts = {.threads = s->threads, .bind = 1};
+    if (team_create(&m->team, &ts, &e) < 0) goto fail;
+    if (s->progress && s->progress(1.0, s->progress_arg)) {
+        err_set(&e, ERR_CANCELLED, "%s: loading was cancelled", path);
+        goto fail;
+    }
+    *out = m;
+    return 0;
+fail:
+    calor_model_close(&m);
+    return model_fail(&e, err, errlen);
+}
+
+void calor_model_close(calor_model **pm)
+{
+    if (!pm || !*pm) return;
+    struct calor_model *m = *pm;
+    team_destroy(&m->team);
+    tok_destroy(&m->tok);
+    for (size_t i = 0; i < m->n_owned; i++) free(m->owned[i]);
+    free(m->owned);
+    free(m->layers);
+    free(m->name);
+    gguf_close(&m->file);
+    pthread_mutex_destroy(&m->run_lock);
+    free(m);
+    *pm = NULL;
+}
+
+void calor_model_describe(const calor_model *m, calor_model_info *info)
+{
+    *info = (calor_model_info){
+        .architecture = m->arch->name,
+        .name = m->name,
+        .type = m->type,
+        .activation = m->act.name,
+        .activation_origin = m->act.origin,
+        .cpu = m->ops->name,
+        .vocab = m->hp.vocab,
+        .width = m->hp.width,
+        .ffn = m->hp.ffn,
+        .layers = m->hp.layers,
+        .heads = m->hp.heads,
+        .kv_heads = m->hp.kv_heads,
+        .head_dim = m->hp.head_dim,
+        .context = m->hp.context,
+        .parameters = m->parameters,
+        .weight_bytes = m->weight_bytes,
+        .threads = team_size(m->team),
+    };
+}

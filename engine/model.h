@@ -1,0 +1,79 @@
+/* A loaded model: weights bound to their kernels, hyper-parameters, tokenizer, threads. Immutable once open,
+ * except for the team, which one session uses at a time. Private to engine/. */
+#ifndef ENGINE_MODEL_H
+#define ENGINE_MODEL_H
+
+#include "engine/activation.h"
+#include "engine/calor.h"
+#include "engine/hparams.h"
+#include "kernels/kernels.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct arch;
+struct err;
+struct gguf;
+struct team;
+struct tokenizer;
+
+/* A weight matrix: `rows` rows of `n` values. Not there: data NULL. */
+struct mat {
+    const uint8_t *data;
+    size_t row_bytes;
+    int64_t rows, n;
+    enum dtype type;
+    const struct kern_mat *mv, *mm;
+};
+
+struct norm {
+    const float *w, *b; /* b may be NULL */
+};
+
+struct layer {
+    struct norm attn_norm; /* before q, k, v */
+    struct mat q, k, v, o;
+    const float *q_b, *k_b, *v_b, *o_b; /* each may be NULL */
+    struct norm ffn_norm;
+    struct mat gate, up, down; /* gate: only in gated FFNs */
+    const float *gate_b, *up_b, *down_b;
+    bool down_by_neuron; /* down is stored transposed: row i is neuron i's d values (PowerInfer) */
+};
+
+struct calor_model {
+    struct gguf *file;
+    struct tokenizer *tok;
+    const struct arch *arch;
+    struct hparams hp;
+    struct activation act;
+    const struct kern_ops *ops;
+    struct team *team;
+    pthread_mutex_t run_lock; /* held while the team runs a pass */
+
+    struct mat embd, position, output;
+    struct norm output_norm;
+    const float *output_b;
+    const float *rope_factors; /* rot/2 divisors of the angles, or NULL */
+    double *rope_freq;         /* rot/2 angles of one position */
+    struct layer *layers;
+
+    void **owned; /* memory behind vectors and weights that are not used in place */
+    size_t n_owned, cap_owned;
+
+    char *name;
+    const char *type; /* the dtype most weights have */
+    uint64_t parameters, weight_bytes;
+};
+
+/* Finds, checks and binds every tensor of the architecture. */
+int weights_bind(struct calor_model *m, const calor_model_settings *s, struct err *e);
+
+/* Memory that lives as long as the model, 64-byte aligned; NULL when there is none. */
+void *model_alloc(struct calor_model *m, size_t bytes);
+
+/* Writes e's message to (err, errlen) and returns its code. */
+int model_fail(const struct err *e, char *err, size_t errlen);
+
+#endif

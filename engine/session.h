@@ -1,0 +1,45 @@
+/* A session: one timeline of tokens, its KV cache and the buffers a pass computes in. Private to engine/. */
+#ifndef ENGINE_SESSION_H
+#define ENGINE_SESSION_H
+
+#include "engine/calor.h"
+#include "engine/kv.h"
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* What a thread has for itself: 64-byte aligned parts of the session's arena. */
+struct worker {
+    void *scratch; /* for kernels */
+    uint8_t *xp;   /* prepared inputs of a few tokens */
+    float *norm;   /* the normed inputs behind them */
+    float *tile;   /* rows of a product before they are added or multiplied into place: tile_floats */
+};
+
+struct calor_session {
+    struct calor_model *m;
+    enum calor_mode mode;
+    struct kv kv;
+    uint32_t context, batch, position;
+    int32_t *ids; /* the timeline, `context` long */
+    atomic_int cancel;
+
+    uint8_t *arena;
+    size_t arena_bytes;
+    /* Of `batch` tokens, token-major: */
+    float *x, *x2; /* the residual stream; x2 takes its place after a layer of parallel branches */
+    float *norm;   /* normed inputs */
+    float *q, *k, *v, *attn;
+    float *h;    /* FFN activations */
+    float *cs;   /* rotation: rot/2 pairs (cos, sin) a token */
+    uint8_t *xp; /* prepared inputs */
+    struct worker *workers;
+    size_t tile_floats;
+
+    float *logits; /* of the last token */
+    int has_logits;
+    struct candidate *candidates; /* the sampler's work space, vocab long */
+};
+
+#endif
