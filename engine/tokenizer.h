@@ -29,6 +29,17 @@ bool tok_is_control(const struct tokenizer *t, int32_t id);
 int tok_encode(const struct tokenizer *t, const char *text, size_t n, bool special, int32_t **ids,
                size_t *count, struct err *e);
 
+/* A text in parts, joined before anything else happens (words may span parts), where control tokens are read
+ * only inside parts that are `special`: so a template's markers count and the same characters typed by a user
+ * do not. User-defined tokens, which are vocabulary rather than control, are read everywhere. */
+struct tok_part {
+    const char *text;
+    size_t n;
+    bool special;
+};
+int tok_encode_parts(const struct tokenizer *t, const struct tok_part *parts, size_t n_parts, int32_t **ids,
+                     size_t *count, struct err *e);
+
 /* Bytes of one token as it continues a text (may be part of a UTF-8 sequence); control tokens give 0 bytes
  * unless `special`. Returns the length; writes at most cap bytes. The pointer stays valid as long as the
  * tokenizer. */
