@@ -2,48 +2,15 @@
  * test_gguf_bad.c. */
 #include "tests/unit/cmocka_all.h"
 
+#include "tests/unit/gguf_bytes.h"
+#include "tests/unit/temp_dir.h"
+
 #include "base/err.h"
 #include "io/gguf.h"
 
-#include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-static char dir[64];
-
-static const char *in_dir(const char *name)
-{
-    static char path[4][128];
-    static int i;
-    i = (i + 1) % 4;
-    snprintf(path[i], sizeof path[i], "%s/%s", dir, name);
-    return path[i];
-}
-
-static int make_dir(void **state)
-{
-    (void)state;
-    strcpy(dir, "/tmp/calor-test-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    char cmd[128];
-    snprintf(cmd, sizeof cmd, "rm -rf '%s'", dir);
-    return system(cmd);
-}
-
-/* Must succeed; the message is shown when it does not. */
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        e.msg[0] = 0;                                                                                        \
-        if ((call) != 0) fail_msg("%s: %s", #call, e.msg);                                                   \
-    } while (0)
 
 static const uint64_t shape_a[2] = {64, 3}, shape_b[1] = {5}, shape_c[4] = {256, 2, 1, 3};
 
@@ -185,5 +152,5 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read),
     };
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
 }
