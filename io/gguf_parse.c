@@ -347,9 +347,9 @@ static int check_overlaps(struct cursor *c, const struct gguf_tensor *t, uint64_
 /* Turns offsets into absolute ones and checks that each tensor with its padding lies inside the file. */
 static int place_tensors(struct cursor *c, struct gguf *f, int shard, uint64_t first, uint64_t alignment)
 {
-    struct gguf_tensor *t = f->tensors + first;
     uint64_t n = f->n_tensors - first, data;
     if (n == 0) return 0;
+    struct gguf_tensor *t = f->tensors + first;
     if (!checked_align(c->pos, alignment, &data)) data = UINT64_MAX;
     bool metadata_only = f->mode == GGUF_META && c->s->size <= data;
     for (uint64_t i = 0; i < n; i++, t++) {

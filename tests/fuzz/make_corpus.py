@@ -102,8 +102,25 @@ def safetensors_seeds():
     }
 
 
+def npy(descr="<f4", order="False", shape="(2, 3)", data=24, version=1):
+    h = f"{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}"
+    return b"\x93NUMPY" + struct.pack("<BBH" if version == 1 else "<BBI", version, 0, len(h)) + h.encode() + bytes(data)
+
+
+def npy_seeds():
+    return {
+        "good": npy(),
+        "v2": npy(version=2),
+        "f8": npy("<f8", data=48),
+        "fortran": npy(order="True"),
+        "wrapping": npy(shape="(4294967296, 4294967296)"),
+        "one-dimension": npy(shape="(6,)"),
+        "short": npy(data=23),
+    }
+
+
 if __name__ == "__main__":
-    for target, seeds in {"gguf": gguf_seeds(), "safetensors": safetensors_seeds()}.items():
+    for target, seeds in {"gguf": gguf_seeds(), "npy": npy_seeds(), "safetensors": safetensors_seeds()}.items():
         folder = pathlib.Path("corpus") / target
         folder.mkdir(parents=True, exist_ok=True)
         for seed, content in seeds.items():
