@@ -13,23 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-_Static_assert((int)CALOR_ENOMEM == (int)ERR_NOMEM && (int)CALOR_EIO == (int)ERR_IO &&
-                   (int)CALOR_EFORMAT == (int)ERR_FORMAT && (int)CALOR_EUNSUPPORTED == (int)ERR_UNSUPPORTED &&
-                   (int)CALOR_EARG == (int)ERR_ARG && (int)CALOR_ESTALE == (int)ERR_STALE &&
-                   (int)CALOR_EFULL == (int)ERR_FULL && (int)CALOR_ECANCELLED == (int)ERR_CANCELLED &&
-                   (int)CALOR_ENUMERIC == (int)ERR_NUMERIC && (int)CALOR_EDEVICE == (int)ERR_DEVICE &&
-                   (int)CALOR_ESTATE == (int)ERR_STATE,
-               "the public error codes are the internal ones");
-
 int model_fail(const struct err *e, char *err, size_t errlen)
 {
     if (err && errlen) snprintf(err, errlen, "%s", e->msg);
     return e->code;
-}
-
-const char *calor_error_name(int code)
-{
-    return err_name(code);
 }
 
 calor_model_settings calor_model_default(void)
