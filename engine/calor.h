@@ -124,8 +124,22 @@ typedef struct {
 } calor_chat_message;
 CALOR_API int calor_chat(const calor_model *m, const char *name, const calor_chat_message *messages, size_t n,
                          char **text, size_t *len, char *err, size_t errlen);
+/* The same as token ids, BOS first where the model wants one. Control tokens are read in the template's own
+ * text only, so nobody can type one: use this for text from people. *ids is the caller's (calor_free). */
+CALOR_API int calor_chat_tokens(const calor_model *m, const char *name, const calor_chat_message *messages,
+                                size_t n, int32_t **ids, size_t *count, char *err, size_t errlen);
 CALOR_API const char *const *calor_chat_templates(void); /* names, NULL-terminated */
 CALOR_API void calor_free(void *p);
+
+/* A file's vocabulary alone: no weights are read, and files that hold nothing else will do. Immutable; any
+ * number of threads. *ids is the caller's (calor_free), flags are CALOR_TOK_…; pieces show control tokens as
+ * written. */
+typedef struct calor_vocab calor_vocab;
+CALOR_API int calor_vocab_open(calor_vocab **out, const char *path, char *err, size_t errlen);
+CALOR_API void calor_vocab_close(calor_vocab **v);
+CALOR_API int calor_vocab_tokenize(const calor_vocab *v, const char *text, size_t len, int flags,
+                                   int32_t **ids, size_t *count, char *err, size_t errlen);
+CALOR_API const char *calor_vocab_piece(const calor_vocab *v, int32_t id, size_t *len);
 
 /* ---- Session ---- */
 enum calor_mode {

@@ -128,7 +128,7 @@ int calor_chat(const calor_model *m, const char *name, const calor_chat_message 
     }
     for (size_t i = 0; i < n; i++) msgs[i] = (struct chat_message){messages[i].role, messages[i].text};
     if (chat_find(&t, name, m->file, &e) < 0) goto out;
-    if (chat_format(t, msgs, n, 1, &b, &e) < 0) goto out;
+    if (chat_format(t, m->tok, msgs, n, 1, &b, &e) < 0) goto out;
     *len = b.len;
     *text = strbuf_take(&b);
     if (!*text) err_set(&e, ERR_NOMEM, "no memory for the conversation");
@@ -136,6 +136,40 @@ out:
     strbuf_finish(&b);
     free(msgs);
     return *text ? 0 : model_fail(&e, err, errlen);
+}
+
+int calor_chat_tokens(const calor_model *m, const char *name, const calor_chat_message *messages, size_t n,
+                      int32_t **ids, size_t *count, char *err, size_t errlen)
+{
+    struct err e = {0};
+    if (err && errlen) *err = 0;
+    *ids = NULL;
+    *count = 0;
+    const struct chat_template *t = NULL;
+    struct chat_message *msgs = calloc(n ? n : 1, sizeof *msgs);
+    int32_t *found = NULL;
+    size_t n_found = 0;
+    if (!msgs) {
+        err_set(&e, ERR_NOMEM, "no memory for %zu messages", n);
+        goto out;
+    }
+    for (size_t i = 0; i < n; i++) msgs[i] = (struct chat_message){messages[i].role, messages[i].text};
+    if (chat_find(&t, name, m->file, &e) < 0) goto out;
+    if (chat_encode(t, m->tok, msgs, n, 1, &found, &n_found, &e) < 0) goto out;
+    size_t bos = tok_add_bos(m->tok);
+    int32_t *all = malloc((n_found + 1) * sizeof *all);
+    if (!all) {
+        err_set(&e, ERR_NOMEM, "no memory for %zu tokens", n_found);
+        goto out;
+    }
+    if (bos) all[0] = tok_bos(m->tok);
+    memcpy(all + bos, found, n_found * sizeof *all);
+    *ids = all;
+    *count = n_found + bos;
+out:
+    free(found);
+    free(msgs);
+    return *ids ? 0 : model_fail(&e, err, errlen);
 }
 
 void calor_free(void *p)

@@ -99,4 +99,7 @@ int cli_interrupted(void);
 /* The entry of `names` (ends with NULL) closest in spelling to `word`, or NULL when none is near. */
 const char *cli_nearest(const char *word, const char *const *names);
 
+/* The commands. */
+extern const struct cli_command cmd_tokenize;
+
 #endif

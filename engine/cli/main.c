@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 static const struct cli_command *const commands[] = {
+    &cmd_tokenize,
     NULL,
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands - 1 };

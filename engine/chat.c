@@ -1,0 +1,613 @@
+/* Chat templates as a table. Most of the Jinja programs that come with models say the same few things: what
+ * stands before and after a message of each role, where the system message goes, and what opens the answer.
+ * Files are recognised by the marks in their program; the output is that of the program for system, user and
+ * assistant messages. In the strings, \1 is the model's BOS and \2 its EOS, written out. */
+#include "engine/chat.h"
+
+#include "base/err.h"
+#include "base/strbuf.h"
+#include "engine/tokenizer.h"
+#include "io/gguf.h"
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum place {
+    SYSTEM_TURN,  /* a message like the others */
+    SYSTEM_FIRST, /* inside the first user message */
+    SYSTEM_LAST,  /* inside the last message, when that is the user's */
+};
+
+struct around {
+    const char *before, *after;
+    bool trim;
+};
+
+struct chat_template {
+    const char *name;
+    struct around system, user, assistant;
+    const char *generate;
+    const char *done;           /* at the end, when no answer is asked for */
+    const char *start;          /* before everything */
+    const char *default_system; /* where the conversation has none */
+    enum place place;
+};
+
+#define CHATML(label, text)                                                                                  \
+    {                                                                                                        \
+        .name = label, .system = {"<|im_start|>system\n", "<|im_end|>\n"},                                   \
+        .user = {"<|im_start|>user\n", "<|im_end|>\n"},                                                      \
+        .assistant = {"<|im_start|>assistant\n", "<|im_end|>\n"}, .generate = "<|im_start|>assistant\n",     \
+        .default_system = text                                                                               \
+    }
+#define HEADER(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
+#define COHERE(role) "<|START_OF_TURN_TOKEN|><|" role "_TOKEN|>"
+#define COHERE_END   "<|END_OF_TURN_TOKEN|>"
+#define DS_USER      "<\xef\xbd\x9cUser\xef\xbd\x9c>"
+#define DS_ASSISTANT                                                                                         \
+    "<\xef\xbd\x9c"                                                                                          \
+    "Assistant\xef\xbd\x9c>"
+#define DS_END                                                                                               \
+    "<\xef\xbd\x9c"                                                                                          \
+    "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"
+
+enum {
+    T_CHATML,
+    T_QWEN15,
+    T_QWEN2,
+    T_QWEN25,
+    T_SMOLLM2,
+    T_LLAMA2,
+    T_LLAMA3,
+    T_LLAMA31,
+    T_MISTRAL_V01,
+    T_MISTRAL_V02,
+    T_MISTRAL_V1,
+    T_MISTRAL_V3,
+    T_MISTRAL_V3_TEKKEN,
+    T_MISTRAL_V7,
+    T_MISTRAL_V7_TEKKEN,
+    T_ZEPHYR,
+    T_PHI3,
+    T_PHI4,
+    T_FALCON3,
+    T_GEMMA,
+    T_ALPACA,
+    T_VICUNA,
+    T_VICUNA_ORCA,
+    T_DEEPSEEK,
+    T_DEEPSEEK2,
+    T_DEEPSEEK3,
+    T_DEEPSEEK_R1,
+    T_COMMAND_R,
+    T_OPENCHAT,
+    T_GRANITE,
+    T_EXAONE3,
+    T_CHATGLM3,
+    T_CHATGLM4,
+    T_MINICPM,
+    T_MEGREZ,
+    T_MONARCH,
+    T_ORION,
+    T_COUNT
+};
+
+static const struct chat_template table[T_COUNT] = {
+    [T_CHATML] = CHATML("chatml", NULL),
+    [T_QWEN15] = CHATML("qwen1.5", "You are a helpful assistant"),
+    [T_QWEN2] = CHATML("qwen2", "You are a helpful assistant."),
+    [T_QWEN25] = CHATML("qwen2.5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+    [T_SMOLLM2] = CHATML("smollm2", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+    [T_LLAMA2] = {.name = "llama2",
+                  .system = {"<<SYS>>\n", "\n<</SYS>>\n\n"},
+                  .user = {"\1[INST] ", " [/INST]", true},
+                  .assistant = {" ", " \2", true},
+                  .place = SYSTEM_FIRST},
+    [T_LLAMA3] = {.name = "llama3",
+                  .system = {HEADER("system"), "<|eot_id|>", true},
+                  .user = {HEADER("user"), "<|eot_id|>", true},
+                  .assistant = {HEADER("assistant"), "<|eot_id|>", true},
+                  .generate = HEADER("assistant")},
+    [T_LLAMA31] =
+        {.name = "llama3.1",
+         .system = {HEADER("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
+                    "<|eot_id|>", true},
+         .user = {HEADER("user"), "<|eot_id|>", true},
+         .assistant = {HEADER("assistant"), "<|eot_id|>", true},
+         .generate = HEADER("assistant"),
+         .default_system = ""},
+    [T_MISTRAL_V01] = {.name = "mistral-v0.1",
+                       .system = {"", "\n\n"},
+                       .user = {"[INST] ", " [/INST]"},
+                       .assistant = {"", "\2 "},
+                       .place = SYSTEM_FIRST},
+    [T_MISTRAL_V02] = {.name = "mistral-v0.2",
+                       .system = {"", "\n\n"},
+                       .user = {"[INST] ", " [/INST]"},
+                       .assistant = {"", "\2"},
+                       .place = SYSTEM_FIRST},
+    [T_MISTRAL_V1] = {.name = "mistral-v1",
+                      .system = {"", "\n\n"},
+                      .user = {" [INST] ", " [/INST]"},
+                      .assistant = {" ", "\2"},
+                      .place = SYSTEM_FIRST},
+    [T_MISTRAL_V3] = {.name = "mistral-v3",
+                      .system = {"", "\n\n"},
+                      .user = {"[INST] ", "[/INST]"},
+                      .assistant = {" ", "\2", true},
+                      .place = SYSTEM_LAST},
+    [T_MISTRAL_V3_TEKKEN] = {.name = "mistral-v3-tekken",
+                             .system = {"", "\n\n"},
+                             .user = {"[INST]", "[/INST]"},
+                             .assistant = {"", "\2"},
+                             .place = SYSTEM_LAST},
+    [T_MISTRAL_V7] = {.name = "mistral-v7",
+                      .system = {"[SYSTEM_PROMPT] ", "[/SYSTEM_PROMPT]"},
+                      .user = {"[INST] ", "[/INST]"},
+                      .assistant = {" ", "\2"}},
+    [T_MISTRAL_V7_TEKKEN] = {.name = "mistral-v7-tekken",
+                             .system = {"[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"},
+                             .user = {"[INST]", "[/INST]"},
+                             .assistant = {"", "\2"}},
+    [T_ZEPHYR] = {.name = "zephyr",
+                  .system = {"<|system|>\n", "\2\n"},
+                  .user = {"<|user|>\n", "\2\n"},
+                  .assistant = {"<|assistant|>\n", "\2\n"},
+                  .generate = "<|assistant|>\n"},
+    [T_PHI3] = {.name = "phi3",
+                .system = {"<|system|>\n", "<|end|>\n"},
+                .user = {"<|user|>\n", "<|end|>\n"},
+                .assistant = {"<|assistant|>\n", "<|end|>\n"},
+                .generate = "<|assistant|>\n",
+                .done = "\2"},
+    [T_PHI4] = {.name = "phi4",
+                .system = {"<|im_start|>system<|im_sep|>", "<|im_end|>"},
+                .user = {"<|im_start|>user<|im_sep|>", "<|im_end|>"},
+                .assistant = {"<|im_start|>assistant<|im_sep|>", "<|im_end|>"},
+                .generate = "<|im_start|>assistant<|im_sep|>"},
+    [T_FALCON3] = {.name = "falcon3",
+                   .system = {"<|system|>\n", "\n"},
+                   .user = {"<|user|>\n", "\n"},
+                   .assistant = {"<|assistant|>\n", "\2\n"},
+                   .generate = "<|assistant|>\n"},
+    [T_GEMMA] = {.name = "gemma",
+                 .system = {"", "\n\n", true},
+                 .user = {"<start_of_turn>user\n", "<end_of_turn>\n", true},
+                 .assistant = {"<start_of_turn>model\n", "<end_of_turn>\n", true},
+                 .generate = "<start_of_turn>model\n",
+                 .place = SYSTEM_FIRST},
+    [T_ALPACA] = {.name = "alpaca",
+                  .system = {"", "\n\n", true},
+                  .user = {"### Instruction:\n", "\n\n", true},
+                  .assistant = {"### Response:\n", "\2\n\n", true},
+                  .generate = "### Response:\n"},
+    [T_VICUNA] = {.name = "vicuna",
+                  .system = {"", "\n\n"},
+                  .user = {"USER: ", "\n"},
+                  .assistant = {"ASSISTANT: ", "\2\n"},
+                  .generate = "ASSISTANT:"},
+    [T_VICUNA_ORCA] = {.name = "vicuna-orca",
+                       .system = {"SYSTEM: ", "\n"},
+                       .user = {"USER: ", "\n"},
+                       .assistant = {"ASSISTANT: ", "\2\n"},
+                       .generate = "ASSISTANT:"},
+    [T_DEEPSEEK] =
+        {.name = "deepseek",
+         .system = {"", ""},
+         .user = {"### Instruction:\n", "\n"},
+         .assistant = {"### Response:\n", "\n<|EOT|>\n"},
+         .generate = "### Response:\n",
+         .default_system =
+             "You are an AI programming assistant, utilizing the Deepseek Coder model, developed by Deepseek "
+             "Company, and you only answer questions related to computer science. For politically sensitive "
+             "questions, security and privacy issues, and other non-computer science questions, you will "
+             "refuse to answer\n"},
+    [T_DEEPSEEK2] = {.name = "deepseek2",
+                     .system = {"", "\n\n"},
+                     .user = {"User: ", "\n\n"},
+                     .assistant = {"Assistant: ", "\2"},
+                     .generate = "Assistant:"},
+    [T_DEEPSEEK3] = {.name = "deepseek3",
+                     .system = {"", ""},
+                     .user = {DS_USER, ""},
+                     .assistant = {DS_ASSISTANT, DS_END},
+                     .generate = DS_ASSISTANT},
+    [T_DEEPSEEK_R1] = {.name = "deepseek-r1",
+                       .system = {"", ""},
+                       .user = {DS_USER, ""},
+                       .assistant = {DS_ASSISTANT, DS_END},
+                       .generate = DS_ASSISTANT "<think>\n"},
+    [T_COMMAND_R] = {.name = "command-r",
+                     .system = {COHERE("SYSTEM"), COHERE_END},
+                     .user = {COHERE("USER"), COHERE_END, true},
+                     .assistant = {COHERE("CHATBOT"), COHERE_END, true},
+                     .generate = COHERE("CHATBOT")},
+    [T_OPENCHAT] = {.name = "openchat",
+                    .system = {"GPT4 Correct System: ", "<|end_of_turn|>"},
+                    .user = {"GPT4 Correct User: ", "<|end_of_turn|>"},
+                    .assistant = {"GPT4 Correct Assistant: ", "<|end_of_turn|>"},
+                    .generate = "GPT4 Correct Assistant:"},
+    [T_GRANITE] = {.name = "granite",
+                   .system = {"<|start_of_role|>system<|end_of_role|>", "<|end_of_text|>\n"},
+                   .user = {"<|start_of_role|>user<|end_of_role|>", "<|end_of_text|>\n"},
+                   .assistant = {"<|start_of_role|>assistant<|end_of_role|>", "<|end_of_text|>\n"},
+                   .generate = "<|start_of_role|>assistant<|end_of_role|>"},
+    [T_EXAONE3] = {.name = "exaone3",
+                   .system = {"[|system|]", "[|endofturn|]\n"},
+                   .user = {"[|user|]", "\n"},
+                   .assistant = {"[|assistant|]", "[|endofturn|]\n"},
+                   .generate = "[|assistant|]"},
+    [T_CHATGLM3] = {.name = "chatglm3",
+                    .system = {"<|system|>\n ", ""},
+                    .user = {"<|user|>\n ", ""},
+                    .assistant = {"<|assistant|>\n ", ""},
+                    .generate = "<|assistant|>",
+                    .start = "[gMASK]sop"},
+    [T_CHATGLM4] = {.name = "chatglm4",
+                    .system = {"<|system|>\n", ""},
+                    .user = {"<|user|>\n", ""},
+                    .assistant = {"<|assistant|>\n", ""},
+                    .generate = "<|assistant|>",
+                    .start = "[gMASK]<sop>"},
+    [T_MINICPM] = {.name = "minicpm",
+                   .system = {"", "", true},
+                   .user = {"<\xe7\x94\xa8\xe6\x88\xb7>", "<AI>", true},
+                   .assistant = {"", "", true}},
+    [T_MEGREZ] = {.name = "megrez",
+                  .system = {"<|role_start|>system<|role_end|>", "<|turn_end|>"},
+                  .user = {"<|role_start|>user<|role_end|>", "<|turn_end|>"},
+                  .assistant = {"<|role_start|>assistant<|role_end|>", "<|turn_end|>"},
+                  .generate = "<|role_start|>assistant<|role_end|>"},
+    [T_MONARCH] = {.name = "monarch",
+                   .system = {"\1system\n", "\2\n"},
+                   .user = {"\1user\n", "\2\n"},
+                   .assistant = {"\1assistant\n", "\2\n"},
+                   .generate = "\1assistant\n"},
+    [T_ORION] = {.name = "orion",
+                 .system = {"", "\n\n"},
+                 .user = {"Human: ", "\n\nAssistant: \2"},
+                 .assistant = {"", "\2"},
+                 .place = SYSTEM_FIRST},
+};
+
+const char *chat_name(const struct chat_template *t)
+{
+    return t->name;
+}
+
+const char *const *chat_names(void)
+{
+    /* In the table's order; a constant list, because threads may ask at once. */
+    static const char *const names[T_COUNT + 1] = {
+        "chatml",
+        "qwen1.5",
+        "qwen2",
+        "qwen2.5",
+        "smollm2",
+        "llama2",
+        "llama3",
+        "llama3.1",
+        "mistral-v0.1",
+        "mistral-v0.2",
+        "mistral-v1",
+        "mistral-v3",
+        "mistral-v3-tekken",
+        "mistral-v7",
+        "mistral-v7-tekken",
+        "zephyr",
+        "phi3",
+        "phi4",
+        "falcon3",
+        "gemma",
+        "alpaca",
+        "vicuna",
+        "vicuna-orca",
+        "deepseek",
+        "deepseek2",
+        "deepseek3",
+        "deepseek-r1",
+        "command-r",
+        "openchat",
+        "granite",
+        "exaone3",
+        "chatglm3",
+        "chatglm4",
+        "minicpm",
+        "megrez",
+        "monarch",
+        "orion",
+        NULL,
+    };
+    return names;
+}
+
+struct jinja {
+    const char *s;
+    size_t n;
+};
+
+static bool has(const struct jinja *j, const char *mark)
+{
+    return memmem(j->s, j->n, mark, strlen(mark)) != NULL;
+}
+
+static int chatml_kind(const struct jinja *j)
+{
+    if (has(j, "<|im_sep|>")) return T_PHI4;
+    if (has(j, "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")) return T_QWEN25;
+    if (has(j, "trained by Hugging Face")) return T_SMOLLM2;
+    if (has(j, "system\\nYou are a helpful assistant.<|im_end|>")) return T_QWEN2;
+    if (has(j, "system\\nYou are a helpful assistant<|im_end|>")) return T_QWEN15;
+    return T_CHATML;
+}
+
+static int inst_kind(const struct jinja *j)
+{
+    if (has(j, "[SYSTEM_PROMPT]")) return has(j, "[SYSTEM_PROMPT] ") ? T_MISTRAL_V7 : T_MISTRAL_V7_TEKKEN;
+    if (has(j, "<<SYS>>")) return T_LLAMA2;
+    if (has(j, " [INST] ")) return T_MISTRAL_V1;
+    if (has(j, "[AVAILABLE_TOOLS]") || has(j, "[INST]\"") || has(j, "'[/INST]'") || has(j, "\"[/INST]\""))
+        return has(j, "\"[INST]\"") || has(j, "'[INST]'") ? T_MISTRAL_V3_TEKKEN : T_MISTRAL_V3;
+    return has(j, "eos_token + ' '") ? T_MISTRAL_V01 : T_MISTRAL_V02;
+}
+
+static int kind(const struct jinja *j)
+{
+    if (has(j, "<|im_start|>")) return chatml_kind(j);
+    if (has(j, "<|start_header_id|>")) return has(j, "Cutting Knowledge Date") ? T_LLAMA31 : T_LLAMA3;
+    if (has(j, "[INST]")) return inst_kind(j);
+    if (has(j, "<start_of_turn>")) return T_GEMMA;
+    if (has(j, "[gMASK]sop")) return T_CHATGLM3;
+    if (has(j, "[gMASK]<sop>")) return T_CHATGLM4;
+    if (has(j, "<|START_OF_TURN_TOKEN|>")) return T_COMMAND_R;
+    if (has(j, "<|start_of_role|>")) return T_GRANITE;
+    if (has(j, "<|role_start|>")) return T_MEGREZ;
+    if (has(j, "[|endofturn|]")) return T_EXAONE3;
+    if (has(j, "GPT4 Correct ")) return T_OPENCHAT;
+    if (has(j, "<\xe7\x94\xa8\xe6\x88\xb7>")) return T_MINICPM;
+    if (has(j, DS_ASSISTANT) && has(j, DS_USER))
+        return has(j, DS_ASSISTANT "<think>") ? T_DEEPSEEK_R1 : T_DEEPSEEK3;
+    if (has(j, "<|assistant|>") && has(j, "<|end|>")) return T_PHI3;
+    if (has(j, "<|assistant|>") && has(j, "<|user|>"))
+        return has(j, "message['content'] + eos_token }}\n{% elif message['role'] == 'system'") ||
+                       has(j, "<|user|>\\n' + message['content'] + eos_token") ||
+                       has(j, "<|user|>\n' + message['content'] + eos_token")
+                   ? T_ZEPHYR
+                   : T_FALCON3;
+    if (has(j, "'Assistant: ' + message['content'] + eos_token")) return T_DEEPSEEK2;
+    if (has(j, "### Instruction:")) return has(j, "<|EOT|>") ? T_DEEPSEEK : T_ALPACA;
+    if (has(j, "USER: ") && has(j, "ASSISTANT:")) return has(j, "SYSTEM: ") ? T_VICUNA_ORCA : T_VICUNA;
+    if (has(j, "bos_token + message['role']")) return T_MONARCH;
+    if (has(j, "\\n\\nAssistant: ' + eos_token")) return T_ORION;
+    return -1;
+}
+
+const struct chat_template *chat_recognise(const char *jinja, size_t n)
+{
+    const struct jinja j = {jinja, n};
+    int k = kind(&j);
+    return k < 0 ? NULL : &table[k];
+}
+
+/* "a, b and c": the names, for messages. */
+static void list_names(struct strbuf *b)
+{
+    for (int i = 0; i < T_COUNT; i++) strbuf_printf(b, "%s%s", i ? ", " : "", table[i].name);
+}
+
+int chat_find(const struct chat_template **out, const char *name, const struct gguf *f, struct err *e)
+{
+    *out = NULL;
+    struct gguf_str jinja = {"", 0};
+    int absent = 1;
+    if (name) {
+        for (int i = 0; i < T_COUNT; i++)
+            if (strcmp(table[i].name, name) == 0) *out = &table[i];
+    } else {
+        absent = gguf_get_str(f, "tokenizer.chat_template", &jinja, e);
+        if (absent < 0) return absent;
+        *out = chat_recognise(jinja.s, jinja.n);
+    }
+    if (*out) return 0;
+    struct strbuf names;
+    strbuf_init(&names);
+    list_names(&names);
+    const char *list = names.s ? names.s : "";
+    int rc;
+    if (name)
+        rc = err_set(e, ERR_ARG, "no chat template is called '%.60s'; there are %s", name, list);
+    else
+        rc = err_set(e, ERR_UNSUPPORTED, "the model file %s; choose one with --chat-template NAME: %s",
+                     absent ? "has no chat template" : "has a chat template that is not recognised", list);
+    strbuf_finish(&names);
+    return rc;
+}
+
+/* ---- Formatting ---- */
+
+/* The text so far, and where what people wrote lies in it: begin and end by turns. */
+struct builder {
+    struct strbuf *out;
+    const char *bos, *eos;
+    size_t n_bos, n_eos;
+    size_t *edge;
+    size_t n_edge, cap_edge;
+    bool failed;
+};
+
+/* Text of the template's own. The very first BOS is left to the caller. */
+static void own(struct builder *b, const char *s)
+{
+    for (; s && *s; s++) {
+        if (*s == '\1' && b->out->len)
+            strbuf_add(b->out, b->bos, b->n_bos);
+        else if (*s == '\2')
+            strbuf_add(b->out, b->eos, b->n_eos);
+        else if (*s != '\1')
+            strbuf_add(b->out, s, 1);
+    }
+}
+
+static void edge(struct builder *b)
+{
+    if (b->n_edge == b->cap_edge) {
+        size_t cap = b->cap_edge ? b->cap_edge * 2 : 16;
+        size_t *p = realloc(b->edge, cap * sizeof *p);
+        if (!p) {
+            b->failed = true;
+            return;
+        }
+        b->edge = p;
+        b->cap_edge = cap;
+    }
+    b->edge[b->n_edge++] = b->out->len;
+}
+
+static void theirs(struct builder *b, const char *s, size_t n)
+{
+    edge(b);
+    strbuf_add(b->out, s, n);
+    edge(b);
+}
+
+/* Length of the white space (as Python's str.strip knows it) at s, 0 where there is none. */
+static size_t space_at(const char *s, size_t n)
+{
+    const unsigned char *p = (const unsigned char *)s;
+    if (n == 0) return 0;
+    if (p[0] == ' ' || (p[0] >= 9 && p[0] <= 13) || (p[0] >= 28 && p[0] <= 31)) return 1;
+    if (n >= 2 && p[0] == 0xc2 && (p[1] == 0x85 || p[1] == 0xa0)) return 2;
+    if (n < 3) return 0;
+    unsigned c = (unsigned)p[0] << 16 | (unsigned)p[1] << 8 | p[2];
+    if (c == 0xe19a80 || (c >= 0xe28080 && c <= 0xe2808a) || c == 0xe280a8 || c == 0xe280a9 ||
+        c == 0xe280af || c == 0xe2819f || c == 0xe38080)
+        return 3;
+    return 0;
+}
+
+static void trim(const char **s, size_t *n, bool left, bool right)
+{
+    for (size_t k; left && (k = space_at(*s, *n)); *n -= k) *s += k;
+    while (right && *n) {
+        size_t k = 1;
+        while (k <= 3 && k <= *n && space_at(*s + *n - k, k) != k) k++;
+        if (k > 3 || k > *n) break;
+        *n -= k;
+    }
+}
+
+static void put(struct builder *b, const char *text, bool left, bool right)
+{
+    size_t n = strlen(text);
+    trim(&text, &n, left, right);
+    theirs(b, text, n);
+}
+
+static int format(const struct chat_template *t, const struct chat_message *m, size_t n, int generate,
+                  struct builder *b, struct err *e)
+{
+    const char *system = t->default_system;
+    bool own_words = system != NULL; /* the template's, not somebody's */
+    size_t i = 0;
+    for (size_t k = 0; k < n; k++) {
+        const char *r = m[k].role;
+        if (strcmp(r, "system") && strcmp(r, "user") && strcmp(r, "assistant"))
+            return err_set(e, ERR_ARG,
+                           "message %zu: expected the role system, user or assistant, found '%.40s'", k + 1,
+                           r);
+        if (k && t->place != SYSTEM_TURN && !strcmp(r, "system"))
+            return err_set(e, ERR_ARG,
+                           "message %zu: with the chat template '%s' a system message can only be the first",
+                           k + 1, t->name);
+    }
+    if (n && !strcmp(m[0].role, "system")) {
+        system = m[0].text;
+        own_words = false;
+        i = 1;
+    }
+    own(b, t->start);
+    if (system && t->place == SYSTEM_TURN) {
+        own(b, t->system.before);
+        if (own_words)
+            own(b, system);
+        else
+            put(b, system, t->system.trim, t->system.trim);
+        own(b, t->system.after);
+    }
+    bool first = true;
+    for (; i < n; i++) {
+        bool user = !strcmp(m[i].role, "user");
+        const struct around *a = user ? &t->user : !strcmp(m[i].role, "system") ? &t->system : &t->assistant;
+        own(b, a->before);
+        bool with_system = system && user &&
+                           ((t->place == SYSTEM_FIRST && first) || (t->place == SYSTEM_LAST && i + 1 == n));
+        if (with_system) {
+            own(b, t->system.before);
+            put(b, system, t->system.trim, t->system.trim);
+            own(b, t->system.after);
+        }
+        first = first && !user;
+        /* Llama 2 strips the message together with the system text before it: its left end stays. */
+        put(b, m[i].text, a->trim && !(with_system && !t->system.trim), a->trim);
+        own(b, a->after);
+    }
+    own(b, generate ? t->generate : t->done);
+    return b->failed || b->out->failed
+               ? err_set(e, ERR_NOMEM, "no memory for a conversation of %zu messages", n)
+               : 0;
+}
+
+static void builder_init(struct builder *b, const struct tokenizer *tok, struct strbuf *out)
+{
+    *b = (struct builder){.out = out, .bos = "<s>", .n_bos = 3, .eos = "</s>", .n_eos = 4};
+    if (!tok) return;
+    b->bos = tok_piece(tok, tok_bos(tok), true, &b->n_bos);
+    b->eos = tok_piece(tok, tok_eos(tok), true, &b->n_eos);
+}
+
+int chat_format(const struct chat_template *t, const struct tokenizer *tok, const struct chat_message *m,
+                size_t n, int generate, struct strbuf *out, struct err *e)
+{
+    struct builder b;
+    struct strbuf text;
+    strbuf_init(&text);
+    builder_init(&b, tok, &text);
+    int rc = format(t, m, n, generate, &b, e);
+    if (rc == 0) strbuf_add(out, text.s, text.len);
+    strbuf_finish(&text);
+    free(b.edge);
+    return rc;
+}
+
+int chat_encode(const struct chat_template *t, const struct tokenizer *tok, const struct chat_message *m,
+                size_t n, int generate, int32_t **ids, size_t *count, struct err *e)
+{
+    *ids = NULL;
+    *count = 0;
+    struct builder b;
+    struct strbuf text;
+    strbuf_init(&text);
+    builder_init(&b, tok, &text);
+    struct tok_part *part = NULL;
+    int rc = format(t, m, n, generate, &b, e);
+    if (rc < 0) goto out;
+    /* Edges alternate: own text up to an even one, theirs up to an odd one, own text behind the last. */
+    part = malloc((b.n_edge + 1) * sizeof *part);
+    if (!part) {
+        rc = err_set(e, ERR_NOMEM, "no memory for a conversation of %zu messages", n);
+        goto out;
+    }
+    size_t at = 0;
+    for (size_t i = 0; i <= b.n_edge; i++) {
+        size_t end = i < b.n_edge ? b.edge[i] : text.len;
+        part[i] = (struct tok_part){(text.s ? text.s : "") + at, end - at, i % 2 == 0};
+        at = end;
+    }
+    rc = tok_encode_parts(tok, part, b.n_edge + 1, ids, count, e);
+out:
+    strbuf_finish(&text);
+    free(b.edge);
+    free(part);
+    return rc;
+}
