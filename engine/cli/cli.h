@@ -101,5 +101,6 @@ const char *cli_nearest(const char *word, const char *const *names);
 
 /* The commands. */
 extern const struct cli_command cmd_tokenize;
+extern const struct cli_command cmd_bench;
 
 #endif

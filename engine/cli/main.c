@@ -14,6 +14,7 @@
 
 static const struct cli_command *const commands[] = {
     &cmd_tokenize,
+    &cmd_bench,
     NULL,
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands - 1 };
