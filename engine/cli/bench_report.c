@@ -19,9 +19,10 @@ static void report_text(const struct bench_result *r)
 {
     char a[24], b[24], c[24];
     const calor_model_info *m = &r->model;
-    printf("%s (%s), %s, %.2f G parameters, %s; activation %s\n", m->name[0] ? m->name : r->path,
-           m->architecture, m->type, (double)m->parameters * 1e-9, size_format(m->weight_bytes, a, sizeof a),
-           m->activation);
+    bool large = m->parameters >= 1000000000;
+    printf("%s (%s), %s, %.2f %c parameters, %s; activation %s\n", m->name[0] ? m->name : r->path,
+           m->architecture, m->type, (double)m->parameters * (large ? 1e-9 : 1e-6), large ? 'G' : 'M',
+           size_format(m->weight_bytes, a, sizeof a), m->activation);
     printf("%s; %d thread%s, kernels %s, mode %s, KV cache %s\n", r->host.cpu, m->threads,
            m->threads == 1 ? "" : "s", m->cpu, r->mode, r->kv);
     printf("loaded in %.2f s; KV cache %s, compute buffers %s; peak memory %s", r->load_seconds,
