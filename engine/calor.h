@@ -167,7 +167,8 @@ CALOR_API int calor_eval_all(calor_session *s, const int32_t *ids, size_t n, flo
 /* vocab floats of the last token, owned by the session, valid until its next call; NULL before the first
  * eval, after a failed one and after a rewind. */
 CALOR_API const float *calor_logits(const calor_session *s);
-/* Tokens in the timeline, and dropping all after the first `n`. */
+/* Tokens in the timeline, and dropping all after the first `n` (with them a calor_cancel that came too late
+ * for the eval it was meant for). */
 CALOR_API uint32_t calor_position(const calor_session *s);
 CALOR_API int calor_rewind(calor_session *s, uint32_t n);
 /* Makes a running calor_eval return CALOR_ECANCELLED soon (within a layer's time), or the next one when none

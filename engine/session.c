@@ -153,6 +153,7 @@ int calor_rewind(calor_session *s, uint32_t n)
     if (n > s->position) return CALOR_EARG;
     if (n < s->position) s->has_logits = 0;
     s->position = n;
+    atomic_store(&s->cancel, 0);
     return 0;
 }
 

@@ -95,12 +95,13 @@ bool cli_stdout_ok(void);
 void cli_catch_interrupts(void (*fn)(void *arg), void *arg);
 /* The signal caught, or 0; the exit status for it is 128 + signal. */
 int cli_interrupted(void);
+/* Forgets it: what it was to stop has stopped, and the process goes on. */
+void cli_interrupt_clear(void);
 
 /* The entry of `names` (ends with NULL) closest in spelling to `word`, or NULL when none is near. */
 const char *cli_nearest(const char *word, const char *const *names);
 
 /* The commands. */
-extern const struct cli_command cmd_tokenize;
-extern const struct cli_command cmd_bench;
+extern const struct cli_command cmd_eval, cmd_run, cmd_tokenize;
 
 #endif

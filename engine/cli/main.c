@@ -13,8 +13,9 @@
 #include <unistd.h>
 
 static const struct cli_command *const commands[] = {
+    &cmd_run,
+    &cmd_eval,
     &cmd_tokenize,
-    &cmd_bench,
     NULL,
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands - 1 };
@@ -93,6 +94,11 @@ void cli_catch_interrupts(void (*fn)(void *arg), void *arg)
 int cli_interrupted(void)
 {
     return caught;
+}
+
+void cli_interrupt_clear(void)
+{
+    caught = 0;
 }
 
 /* A file opened while 0, 1 or 2 is closed would take that number, and text meant for people would be written

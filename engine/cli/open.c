@@ -1,0 +1,121 @@
+/* See open.h. */
+#include "engine/cli/open.h"
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/file.h"
+#include "base/progress.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#define TEXT_LIMIT (1ull << 30)
+
+const char *const open_modes[] = {"dense-fast", "dense", NULL};
+const char *const open_kv[] = {"f16", "q8_0", "f32", NULL};
+
+enum calor_mode open_mode(int index)
+{
+    return index == 0 ? CALOR_DENSE_FAST : CALOR_DENSE;
+}
+
+static int on_progress(double done, void *arg)
+{
+    progress_update(arg, done);
+    return cli_interrupted() != 0;
+}
+
+int open_model(calor_model **out, const char *path, const struct open_options *o, double *seconds)
+{
+    char err[1000];
+    struct progress bar;
+    calor_model_settings s = calor_model_default();
+    s.threads = (int)o->threads;
+    s.no_mmap = o->no_mmap;
+    s.cpu = o->cpu;
+    s.activation = o->activation;
+    s.progress = on_progress;
+    s.progress_arg = &bar;
+    uint64_t t0 = clock_ns();
+    progress_start(&bar, cli_progress(), "load", stderr);
+    int r = calor_model_open(out, path, &s, err, sizeof err);
+    progress_end(&bar, r == 0);
+    *seconds = clock_since(t0);
+    return r == 0 ? CLI_OK : cli_fail_text(r, err);
+}
+
+int open_session(calor_session **out, calor_model *m, const struct open_options *o, uint32_t batch)
+{
+    char err[1000];
+    calor_session_settings s = calor_session_default();
+    s.context = (uint32_t)o->context;
+    s.batch = batch;
+    s.kv = open_kv[o->kv];
+    s.mode = open_mode(o->mode);
+    int r = calor_session_open(out, m, &s, err, sizeof err);
+    return r == 0 ? CLI_OK : cli_fail_text(r, err);
+}
+
+static int read_stdin(char **text, size_t *len, struct err *e)
+{
+    size_t cap = 1 << 16, n = 0;
+    char *buf = malloc(cap);
+    while (buf) {
+        size_t got = fread(buf + n, 1, cap - 1 - n, stdin);
+        n += got;
+        if (got == 0) break;
+        if (cap - 1 > n) continue;
+        char *more = cap < TEXT_LIMIT ? realloc(buf, cap *= 2) : NULL;
+        if (!more) free(buf);
+        buf = more;
+    }
+    if (!buf) return err_set(e, ERR_NOMEM, "standard input is too long");
+    if (ferror(stdin)) {
+        free(buf);
+        return err_set_errno(e, ERR_IO, "reading standard input");
+    }
+    buf[n] = 0;
+    *text = buf;
+    *len = n;
+    return 0;
+}
+
+int open_text(const char *path, char **text, size_t *len)
+{
+    struct err e = {0};
+    int r =
+        strcmp(path, "-") == 0 ? read_stdin(text, len, &e) : file_read_all(path, TEXT_LIMIT, text, len, &e);
+    return r < 0 ? cli_fail(&e) : CLI_OK;
+}
+
+int open_tokenize(const calor_model *m, const char *text, size_t len, int flags, int32_t **ids, size_t *n)
+{
+    char err[1000];
+    size_t cap = len + 2; /* a token is at least a byte, nearly always; grown below where it is not */
+    int r;
+    *ids = NULL;
+    for (int i = 0; i < 2; i++) {
+        int32_t *grown = realloc(*ids, cap * sizeof **ids);
+        if (!grown) {
+            free(*ids);
+            *ids = NULL;
+            return cli_fail_text(CALOR_ENOMEM, "no memory for the tokens of the text");
+        }
+        *ids = grown;
+        r = calor_tokenize(m, text, len, flags, *ids, cap, n, err, sizeof err);
+        if (r == 0) return CLI_OK;
+        if (*n <= cap) break;
+        cap = *n;
+    }
+    free(*ids);
+    *ids = NULL;
+    return cli_fail_text(r, err);
+}
+
+uint64_t open_peak_bytes(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_SELF, &u) == 0 ? (uint64_t)u.ru_maxrss * 1024u : 0;
+}

@@ -1,0 +1,59 @@
+/* What the commands that run a model have in common: the options that choose how, and opening. */
+#ifndef ENGINE_CLI_OPEN_H
+#define ENGINE_CLI_OPEN_H
+
+#include "engine/calor.h"
+#include "engine/cli/cli.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct open_options {
+    int64_t threads, context;
+    const char *cpu, *activation;
+    int mode, kv; /* indices into open_modes, open_kv */
+    bool no_mmap;
+};
+extern const char *const open_modes[], *const open_kv[];
+enum calor_mode open_mode(int index);
+
+/* Entries for a command's option table, options being `o`. */
+#define OPEN_OPTIONS(o)                                                                                      \
+    {                                                                                                        \
+        'c',     "context",                                                                                  \
+        CLI_INT, &(o)->context,                                                                              \
+        "N",     "tokens of context (default: the model's, at most 4096)",                                   \
+        0,       2147483647.0},                                                                              \
+        {'t', "threads", CLI_INT, &(o)->threads, "N", "threads (default: physical cores)", 0, 1024},         \
+        {0,                                                                                                  \
+         "mode",                                                                                             \
+         CLI_CHOICE,                                                                                         \
+         &(o)->mode,                                                                                         \
+         "MODE",                                                                                             \
+         "dense-fast (default): fastest; dense: decoding arithmetic for prompts too",                        \
+         .choices = open_modes},                                                                             \
+        {0, "kv", CLI_CHOICE, &(o)->kv, "TYPE", "KV cache: f16 (default), q8_0, f32", .choices = open_kv},   \
+        {0,       "activation",                                                                              \
+         CLI_STR, &(o)->activation,                                                                          \
+         "NAME",  "the FFN's activation, where the file does not say: relu, fatrelu:0.01 …"},                \
+        {0, "cpu", CLI_STR, &(o)->cpu, "TIER", "cap on the instruction set: ref, avx2, avx512, amx"},        \
+    {                                                                                                        \
+        0, "no-mmap", CLI_FLAG, &(o)->no_mmap, NULL,                                                         \
+            "read the weights into memory instead of mapping the file"                                       \
+    }
+
+/* Opens the model, with progress on stderr. Prints the error: CLI_OK or the exit status. *seconds: how long
+ * it took. */
+int open_model(calor_model **out, const char *path, const struct open_options *o, double *seconds);
+int open_session(calor_session **out, calor_model *m, const struct open_options *o, uint32_t batch);
+
+/* Text of a file, "-" for standard input; *text is the caller's (free), NUL-terminated. Prints the error. */
+int open_text(const char *path, char **text, size_t *len);
+
+/* Tokens of a text, *ids is the caller's (free). Prints the error. */
+int open_tokenize(const calor_model *m, const char *text, size_t len, int flags, int32_t **ids, size_t *n);
+
+/* Most memory the process has had, in bytes: resident, mapped weights included. */
+uint64_t open_peak_bytes(void);
+
+#endif
