@@ -1,8 +1,374 @@
-/* The avx512 tier's weights × tokens (prompts). */
+/* The avx512 tier's weights × tokens (prompts): the vectors for kernels/cpu/mm16.h and rows of each type to
+ * 16-bit integers. */
+#include "kernels/cpu/avx512/unpack.h"
+#include "kernels/cpu/ref/ref.h"
 #include "kernels/cpu/tiers.h"
 #include "kernels/kernels.h"
 
+#define VL             16
+#define NT             4
+#define MR             6
+#define MM16_HALF_ROWS 96
+
+typedef __m512i vi;
+typedef __m512 vf;
+
+UP_INLINE vi vi_load(const void *p)
+{
+    return _mm512_load_si512(p);
+}
+
+UP_INLINE void vi_store(void *p, vi v)
+{
+    _mm512_store_si512(p, v);
+}
+
+UP_INLINE void vi_storeu(void *p, vi v)
+{
+    _mm512_storeu_si512(p, v);
+}
+
+UP_INLINE vi vi_zero(void)
+{
+    return _mm512_setzero_si512();
+}
+
+UP_INLINE vi vi_pair(const int16_t *p)
+{
+    int32_t two;
+    memcpy(&two, p, sizeof two);
+    return _mm512_set1_epi32(two);
+}
+
+UP_INLINE vi vi_add16(vi a, vi b)
+{
+    return _mm512_add_epi16(a, b);
+}
+
+UP_INLINE vi vi_sub16(vi a, vi b)
+{
+    return _mm512_sub_epi16(a, b);
+}
+
+UP_INLINE vi vi_add32(vi a, vi b)
+{
+    return _mm512_add_epi32(a, b);
+}
+
+UP_INLINE vi vi_sub32(vi a, vi b)
+{
+    return _mm512_sub_epi32(a, b);
+}
+
+/* Assembly because gcc 12 copies the accumulators of the intrinsic around the loop: half the speed. */
+UP_INLINE void vi_dot(vi *acc, vi x, vi w)
+{
+    __asm__("vpdpwssd %2, %1, %0" : "+v"(*acc) : "v"(x), "v"(w));
+}
+
+UP_INLINE vf vf_load(const float *p)
+{
+    return _mm512_load_ps(p);
+}
+
+UP_INLINE void vf_store(float *p, vf v)
+{
+    _mm512_store_ps(p, v);
+}
+
+UP_INLINE vf vf_set1(float f)
+{
+    return _mm512_set1_ps(f);
+}
+
+UP_INLINE vf vf_from_int(vi v)
+{
+    return _mm512_cvtepi32_ps(v);
+}
+
+UP_INLINE vf vf_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+UP_INLINE vf vf_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+UP_INLINE vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+UP_INLINE void vi_transpose(vi v[16])
+{
+    vi t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) { /* v[i + j]: column 4·lane + j of rows i … i+3 */
+        v[i + 0] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int j = 0; j < 4; j++) {
+        vi a = _mm512_shuffle_i32x4(v[j], v[4 + j], 0x88), b = _mm512_shuffle_i32x4(v[j], v[4 + j], 0xdd);
+        vi c = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0x88),
+           d = _mm512_shuffle_i32x4(v[8 + j], v[12 + j], 0xdd);
+        t[j] = _mm512_shuffle_i32x4(a, c, 0x88);
+        t[8 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        t[4 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
+        t[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
+    for (int i = 0; i < 16; i++) v[i] = t[i];
+}
+
+#include "kernels/cpu/mm16.h"
+#include "kernels/cpu/mm32.h"
+
+/* ---- Rows to integers
+ * ------------------------------------------------------------------------------------ */
+/* The order of unpack.h: at 4·(2g + h) + lane stands half h of block g + 2·lane. */
+static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+
+/* The factor to integers from the largest magnitude (as bits: NaN and infinity are larger than all numbers)
+ * and the sum of squares; *back its inverse. Not finite: 0 and NaN. */
+UP_INLINE float factor(uint32_t most, float squares, float norm, float *back)
+{
+    float max;
+    memcpy(&max, &most, sizeof max);
+    *back = most >= 0x7f800000u ? __builtin_nanf("") : 0;
+    if (most >= 0x7f800000u || max < 0x1p-100f) return 0;
+    float root = max * 22.63f; /* √512 of the largest; squares of very large or small values are no floats */
+    if (max < 0x1p50f && max > 0x1p-50f) root = __builtin_sqrtf(squares);
+    float by_norm = norm / root, by_max = MM16_MAX / max, f = by_norm < by_max ? by_norm : by_max;
+    *back = 1.0f / f;
+    return f;
+}
+
+UP_INLINE __m512i magnitude(__m512 v)
+{
+    return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
+}
+
+/* 16 values at index i of a float row, as many as the mask says. */
+UP_INLINE __m512 load_float(enum dtype type, const uint8_t *src, int64_t i, __mmask16 m)
+{
+    if (type == DT_F32) return _mm512_maskz_loadu_ps(m, src + i * 4);
+    __m256i h = _mm256_maskz_loadu_epi16(m, src + i * 2);
+    if (type == DT_F16) return _mm512_cvtph_ps(h);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
+UP_INLINE __mmask16 mask_of(int64_t i, int64_t values)
+{
+    return i + 16 <= values ? 0xffff : i >= values ? 0 : (__mmask16)((1u << (values - i)) - 1);
+}
+
+UP_INLINE float quantise_float(enum dtype type, float norm, int16_t *dst, const uint8_t *src, int64_t values)
+{
+    __m512i most = _mm512_setzero_si512();
+    __m512 squares[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (int i = 0; i < MM16_CHUNK; i += 16) {
+        __m512 v = load_float(type, src, i, mask_of(i, values));
+        most = _mm512_max_epu32(most, magnitude(v));
+        squares[i / 16 % 2] = _mm512_fmadd_ps(v, v, squares[i / 16 % 2]);
+    }
+    float back, f = factor(_mm512_reduce_max_epu32(most),
+                           _mm512_reduce_add_ps(_mm512_add_ps(squares[0], squares[1])), norm, &back);
+    __m512 fv = _mm512_set1_ps(f);
+    const __m512i join = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    for (int p = 0; p < MM16_CHUNK; p += MM16_PIECE)
+        for (int j = 0; j < 16; j += 2) {
+            int i0 = p + 16 * order[j], i1 = p + 16 * order[j + 1];
+            __m512 a = load_float(type, src, i0, mask_of(i0, values));
+            __m512 b = load_float(type, src, i1, mask_of(i1, values));
+            __m512i q = _mm512_packs_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(a, fv)),
+                                           _mm512_cvtps_epi32(_mm512_mul_ps(b, fv)));
+            if (f == 0) q = _mm512_setzero_si512(); /* 0 · infinity */
+            _mm512_store_si512(dst + p + 16 * j, _mm512_permutexvar_epi64(join, q));
+        }
+    return back;
+}
+
+/* Bits of the magnitude of a value before its scale: |q − zero| ≤ 2^bits, or q < 2^bits for types with
+ * minima. */
+UP_INLINE int bits_of(enum dtype type)
+{
+    switch (type) {
+    case DT_Q4_0: return 3;
+    case DT_Q6_K:
+    case DT_Q5_1:
+    case DT_Q5_K: return 5;
+    case DT_Q8_0:
+    case DT_IQ4_NL: return 7;
+    default: return 4; /* Q4_1, Q4_K, Q5_0 */
+    }
+}
+
+UP_INLINE bool has_minima(enum dtype type)
+{
+    return type == DT_Q4_1 || type == DT_Q5_1 || type == DT_Q4_K || type == DT_Q5_K;
+}
+
+/* An upper bound of the magnitudes of each 16 values (in any order) from a piece's scales. */
+UP_INLINE __m512 bound_of(enum dtype type, __m512 scales)
+{
+    float most = (float)(1 << bits_of(type));
+    if (!has_minima(type)) return _mm512_mul_ps(scales, _mm512_set1_ps(most));
+    __m512 d = _mm512_shuffle_f32x4(scales, scales, 0x44), m = _mm512_shuffle_f32x4(scales, scales, 0xee);
+    m = _mm512_mul_ps(m, _mm512_set1_ps(up_minimum(type)));
+    __m512 top = _mm512_fmadd_ps(d, _mm512_set1_ps(most - 1), m);
+    /* The third keeps the multiplier d·most of mulhrs within 16 bits. */
+    __m512i a = _mm512_max_epu32(magnitude(top), magnitude(m));
+    return _mm512_castsi512_ps(
+        _mm512_max_epu32(a, magnitude(_mm512_mul_ps(d, _mm512_set1_ps(most * 0.51f)))));
+}
+
+/* Values of one piece: mulhrs(q·2^(15 − bits), d·2^bits·f) = d·q·f, rounded. */
+UP_INLINE void quantise_piece(enum dtype type, int16_t *dst, const uint8_t *w, __m512 scales, float f)
+{
+    const int bits = bits_of(type);
+    const float d = f * (float)(1 << bits), m = f * up_minimum(type);
+    __m512 factors =
+        has_minima(type) ? _mm512_setr_ps(d, d, d, d, d, d, d, d, m, m, m, m, m, m, m, m) : _mm512_set1_ps(d);
+    __m512i k =
+        _mm512_castsi256_si512(_mm512_cvtepi32_epi16(_mm512_cvtps_epi32(_mm512_mul_ps(scales, factors))));
+    __m512i q[4];
+    up_quants(type, q, w);
+    for (int i = 0; i < 4; i++)
+        for (int half = 0; half < 2; half++) {
+            __m512i v = _mm512_cvtepu8_epi16(half ? _mm512_extracti64x4_epi64(q[i], 1)
+                                                  : _mm512_castsi512_si256(q[i]));
+            /* the blocks of two lanes: g + 4·half and 2 more */
+            int first = i / 2 + 4 * half, a = up_fine(type) ? 2 * first + i % 2 : first,
+                b = a + (up_fine(type) ? 4 : 2);
+            __m512i at = _mm512_inserti64x4(_mm512_set1_epi16((short)a), _mm256_set1_epi16((short)b), 1);
+            if (!has_minima(type)) v = _mm512_sub_epi16(v, _mm512_set1_epi16((short)-up_minimum(type)));
+            v = _mm512_mulhrs_epi16(_mm512_slli_epi16(v, (unsigned)(15 - bits)),
+                                    _mm512_permutexvar_epi16(at, k));
+            if (has_minima(type))
+                v = _mm512_add_epi16(v,
+                                     _mm512_permutexvar_epi16(_mm512_add_epi16(at, _mm512_set1_epi16(8)), k));
+            _mm512_store_si512(dst + 64 * i + 32 * half, v);
+        }
+}
+
+UP_INLINE float quantise_blocks(enum dtype type, int16_t *dst, const uint8_t *src, int64_t values)
+{
+    uint8_t whole[2][320]; /* a piece that the row cuts off, filled up with zeroes: a scale of 0 */
+    const uint8_t *w[2] = {src, src + up_bytes(type)};
+    int pieces = 2;
+    if (values < MM16_CHUNK) {
+        size_t bytes = up_bytes(type) * (size_t)values / MM16_PIECE, at = 0;
+        pieces = values > MM16_PIECE ? 2 : 1;
+        for (int p = 0; p < pieces; p++) {
+            size_t have = bytes - at < up_bytes(type) ? bytes - at : up_bytes(type);
+            memset(whole[p], 0, sizeof whole[p]);
+            memcpy(whole[p], src + at, have);
+            w[p] = whole[p];
+            at += have;
+        }
+    }
+    __m512 scales[2] = {up_scales(type, w[0]), _mm512_setzero_ps()};
+    if (pieces > 1) scales[1] = up_scales(type, w[1]);
+    __m512 a = bound_of(type, scales[0]), b = bound_of(type, scales[1]);
+    __m512 squares = _mm512_fmadd_ps(a, a, _mm512_mul_ps(b, b));
+    float back, f = factor(_mm512_reduce_max_epu32(_mm512_max_epu32(magnitude(a), magnitude(b))),
+                           16 * _mm512_reduce_add_ps(squares), MM16_NORM_W, &back);
+    if (f == 0) {
+        memset(dst, 0, MM16_CHUNK * sizeof *dst);
+        return back;
+    }
+    quantise_piece(type, dst, w[0], scales[0], f);
+    if (pieces > 1)
+        quantise_piece(type, dst + MM16_PIECE, w[1], scales[1], f);
+    else
+        memset(dst + MM16_PIECE, 0, MM16_PIECE * sizeof *dst);
+    return back;
+}
+
+static float mm16_quantise_x(int16_t *dst, const uint8_t *src, int64_t values)
+{
+    if (values == MM16_CHUNK) return quantise_float(DT_F32, MM16_NORM_X, dst, src, MM16_CHUNK);
+    return quantise_float(DT_F32, MM16_NORM_X, dst, src, values);
+}
+
+#define FLOATS(X) X(F16) X(BF16)
+#define BLOCKS(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL)
+/* Types with blocks of 256 that have no unpacking of their own: decoded to floats first. */
+#define OTHERS(X)                                                                                            \
+    X(Q2_K)                                                                                                  \
+    X(Q3_K) X(IQ1_S) X(IQ1_M) X(IQ2_XXS) X(IQ2_XS) X(IQ2_S) X(IQ3_XXS) X(IQ3_S) X(IQ4_XS) X(TQ1_0) X(TQ2_0)
+
+#define QUANTISE_FLOAT(t)                                                                                    \
+    static float quantise_##t(int16_t *dst, const uint8_t *src, int64_t values)                              \
+    {                                                                                                        \
+        if (values == MM16_CHUNK) return quantise_float(DT_##t, MM16_NORM_W, dst, src, MM16_CHUNK);          \
+        return quantise_float(DT_##t, MM16_NORM_W, dst, src, values);                                        \
+    }
+#define QUANTISE_BLOCKS(t)                                                                                   \
+    static float quantise_##t(int16_t *dst, const uint8_t *src, int64_t values)                              \
+    {                                                                                                        \
+        return quantise_blocks(DT_##t, dst, src, values);                                                    \
+    }
+#define QUANTISE_OTHER(t)                                                                                    \
+    static float quantise_##t(int16_t *dst, const uint8_t *src, int64_t values)                              \
+    {                                                                                                        \
+        float row[MM16_CHUNK];                                                                               \
+        ref_decode(DT_##t, row, src, values);                                                                \
+        return quantise_float(DT_F32, MM16_NORM_W, dst, (const uint8_t *)row, values);                       \
+    }
+FLOATS(QUANTISE_FLOAT)
+BLOCKS(QUANTISE_BLOCKS)
+OTHERS(QUANTISE_OTHER)
+
+static size_t chunk_bytes(enum dtype type)
+{
+    uint64_t bytes = 0;
+    dtype_row_bytes(type, MM16_CHUNK, &bytes);
+    return bytes;
+}
+
+enum { X_MM16 = X_FIRST_AVX512 + 0x10, X_MM32 };
+
+#define ROWS(t)                                                                                              \
+    static void rows_##t(float *y, int64_t ldy, const void *w, size_t row_bytes, int64_t rows, int64_t n,    \
+                         const void *xp, int64_t T, void *scratch)                                           \
+    {                                                                                                        \
+        mm16_rows(quantise_##t, chunk_bytes(DT_##t), y, ldy, w, row_bytes, rows, n, xp, T, scratch);         \
+    }                                                                                                        \
+    static const struct kern_mat mat_##t = {                                                                 \
+        .x_format = X_MM16,                                                                                  \
+        .x_bytes = mm16_x_bytes,                                                                             \
+        .x_pack = mm16_x_pack,                                                                               \
+        .x_group = MM16_GROUP,                                                                               \
+        .rows = rows_##t,                                                                                    \
+        .scratch_bytes = mm16_scratch_bytes,                                                                 \
+        .row_group = MM16_PANEL,                                                                             \
+    };
+FLOATS(ROWS)
+BLOCKS(ROWS)
+OTHERS(ROWS)
+
+static const struct kern_mat mat_F32 = {
+    .x_format = X_MM32,
+    .x_bytes = mm32_x_bytes,
+    .x_pack = mm32_x_pack,
+    .x_group = MM16_TILE,
+    .rows = mm32_rows,
+    .scratch_bytes = mm32_scratch_bytes,
+    .row_group = MM32_PANEL,
+};
+
 void avx512_mm_init(struct kern_ops *ops)
 {
-    (void)ops;
+#define ENTER(t) ops->mm[DT_##t] = &mat_##t;
+    FLOATS(ENTER)
+    BLOCKS(ENTER)
+    OTHERS(ENTER)
+    ENTER(F32)
 }

@@ -1,8 +1,8 @@
 /* The avx512 tier's weights × vector (decoding). */
-#include "kernels/cpu/tiers.h"
-#include "kernels/kernels.h"
+#include "kernels/cpu/avx512/mv.h"
 
 void avx512_mv_init(struct kern_ops *ops)
 {
-    (void)ops;
+    avx512_mv_blocks(ops);
+    avx512_mv_floats(ops);
 }

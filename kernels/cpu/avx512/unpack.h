@@ -257,4 +257,19 @@ UP_INLINE __m512 up_scales(enum dtype type, const uint8_t *w)
     }
 }
 
+/* Bytes of a value of the unpacked types. */
+UP_INLINE size_t up_float_bytes(enum dtype type)
+{
+    return type == DT_F32 ? 4 : 2;
+}
+
+/* 16 values of F32, F16 or BF16 as floats; those outside the mask are zero and not read. */
+UP_INLINE __m512 up_floats(enum dtype type, const uint8_t *p, __mmask16 k)
+{
+    if (type == DT_F32) return _mm512_maskz_loadu_ps(k, (const void *)p);
+    __m256i h = _mm256_maskz_loadu_epi16(k, (const void *)p);
+    if (type == DT_F16) return _mm512_cvtph_ps(h);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+
 #endif

@@ -1,0 +1,197 @@
+/* Products of quantised rows with one token or a few (kern_mat mv), AVX-512 VNNI.
+ *
+ * Tokens are prepared once: int8 in the piece order of unpack.h with a float scale for 32 values, and the
+ * sums that zero points and minima multiply. All block types share this form. Rows are read strictly forward,
+ * one piece at a time; a piece is unpacked once and meets every token. Each (row, token) has its own
+ * accumulators and its own fixed order of additions, so neither grouping nor T changes a bit of the result.
+ */
+#include "kernels/cpu/avx512/mv.h"
+#include "kernels/cpu/avx512/unpack.h"
+
+/* One piece of a prepared token. */
+struct xq {
+    int8_t q[UP_PIECE]; /* piece order */
+    float d[8];         /* scale of block b */
+    float s[8];         /* d · sum of block b's quants */
+    float s16[16];      /* the same for half h of block b at 2b + h */
+};
+
+static int64_t pieces(int64_t n)
+{
+    return (n + UP_PIECE - 1) / UP_PIECE;
+}
+
+static size_t xq_bytes(int64_t n, int64_t T)
+{
+    return (size_t)(pieces(n) * T) * sizeof(struct xq);
+}
+
+/* Quantises 32 values; a NaN or infinity among them makes the scale NaN or infinite, and so every product. */
+static void pack_block(struct xq *x, int b, __m512 v0, __m512 v1)
+{
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i a0 = _mm512_and_si512(_mm512_castps_si512(v0), magnitude);
+    __m512i a1 = _mm512_and_si512(_mm512_castps_si512(v1), magnitude);
+    int bits = _mm512_reduce_max_epi32(_mm512_max_epi32(a0, a1)); /* ordered as integers, NaN on top */
+    float top;
+    memcpy(&top, &bits, 4);
+    float d = top / 127, inverse = top < 1e-30f ? 0 : 127 / top;
+    __m512i i0 = _mm512_cvtps_epi32(_mm512_mul_ps(v0, _mm512_set1_ps(inverse)));
+    __m512i i1 = _mm512_cvtps_epi32(_mm512_mul_ps(v1, _mm512_set1_ps(inverse)));
+    int8_t *dst = x->q + 128 * (b & 1) + 16 * (b >> 1);
+    _mm_storeu_si128((__m128i *)(void *)dst, _mm512_cvtsepi32_epi8(i0));
+    _mm_storeu_si128((__m128i *)(void *)(dst + 64), _mm512_cvtsepi32_epi8(i1));
+    int s0 = _mm512_reduce_add_epi32(i0), s1 = _mm512_reduce_add_epi32(i1);
+    x->d[b] = d;
+    x->s[b] = d * (float)(s0 + s1);
+    x->s16[2 * b] = d * (float)s0;
+    x->s16[2 * b + 1] = d * (float)s1;
+}
+
+static void xq_pack(void *dst, const float *x, int64_t ldx, int64_t n, int64_t T, int64_t t0, int64_t t1)
+{
+    (void)T;
+    int64_t np = pieces(n);
+    for (int64_t t = t0; t < t1; t++) {
+        struct xq *out = (struct xq *)dst + t * np;
+        const float *in = x + t * ldx;
+        for (int64_t i = 0; i < np * 8; i++) {
+            int64_t left = n - 32 * i; /* n is a multiple of 32: a block is whole or absent */
+            __m512 v0 = left > 0 ? _mm512_loadu_ps(in + 32 * i) : _mm512_setzero_ps();
+            __m512 v1 = left > 0 ? _mm512_loadu_ps(in + 32 * i + 16) : _mm512_setzero_ps();
+            pack_block(&out[i / 8], (int)(i % 8), v0, v1);
+        }
+    }
+}
+
+/* Running sums of one row with one token. */
+struct sums {
+    __m512 dot; /* Σ scale · integer products */
+    __m512 low; /* Σ minimum · activation sums, in the upper half (everywhere for fine types) */
+};
+
+UP_INLINE __m512i lanes_of(int a, int b, int c, int d)
+{
+    return _mm512_set_epi32(d, d, d, d, c, c, c, c, b, b, b, b, a, a, a, a);
+}
+
+UP_INLINE __m512i dot8(__m512i acc, __m512i w, const int8_t *x)
+{
+    return _mm512_dpbusd_epi32(acc, w, _mm512_loadu_si512((const void *)x));
+}
+
+UP_INLINE void add_piece(enum dtype type, struct sums *s, const __m512i q[4], __m512 scales,
+                         const struct xq *x)
+{
+    __m512 xd = _mm512_loadu_ps(x->d); /* d and s */
+    __m512i zero = _mm512_setzero_si512();
+    if (up_fine(type)) {
+        __m512i each = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+        __m512 p = _mm512_mul_ps(scales, _mm512_permutexvar_ps(each, xd));
+        for (int i = 0; i < 4; i++) {
+            int f = 2 * (i / 2) + i % 2;
+            __m512 v = _mm512_cvtepi32_ps(dot8(zero, q[i], x->q + 64 * i));
+            s->dot = _mm512_fmadd_ps(v, _mm512_permutexvar_ps(lanes_of(f, f + 4, f + 8, f + 12), p), s->dot);
+        }
+        s->low = _mm512_fmadd_ps(scales, _mm512_loadu_ps(x->s16), s->low);
+    } else {
+        __m512 p = _mm512_mul_ps(scales, xd);
+        for (int g = 0; g < 2; g++) {
+            __m512i v = dot8(dot8(zero, q[2 * g], x->q + 128 * g), q[2 * g + 1], x->q + 128 * g + 64);
+            s->dot = _mm512_fmadd_ps(_mm512_cvtepi32_ps(v),
+                                     _mm512_permutexvar_ps(lanes_of(g, g + 2, g + 4, g + 6), p), s->dot);
+        }
+        s->low = _mm512_add_ps(s->low, p);
+    }
+}
+
+UP_INLINE float total(enum dtype type, struct sums s)
+{
+    __mmask16 k = up_fine(type) ? 0xffff : 0xff00;
+    __m512 v = _mm512_mask3_fmadd_ps(s.low, _mm512_set1_ps(up_minimum(type)), s.dot, k);
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+/* The pure read stream of a core is limited by the lines in flight: the far prefetch, into L2 and over page
+ * ends where the hardware's stops, keeps them in flight while the near one hides L2 behind the arithmetic. */
+enum { FAR = 4096, NEAR = 512 };
+
+UP_INLINE void prefetch(const uint8_t *at, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64) {
+        _mm_prefetch((const char *)at + NEAR + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)at + FAR + i, _MM_HINT_T1);
+    }
+}
+
+enum { MAX_SUMS = 4, MAX_BYTES = 272 };
+
+/* One row with T tokens, a constant. */
+UP_INLINE void dot_row(enum dtype type, int T, float *y, int64_t ldy, const uint8_t *w, int64_t n,
+                       const struct xq *x)
+{
+    struct sums s[MAX_SUMS];
+    for (int t = 0; t < T; t++) s[t].dot = s[t].low = _mm512_setzero_ps();
+    int64_t whole = n / UP_PIECE, np = pieces(n);
+    size_t step = up_bytes(type);
+    __m512i q[4];
+    for (int64_t p = 0; p < whole; p++, w += step) {
+        up_quants(type, q, w);
+        __m512 scales = up_scales(type, w);
+        prefetch(w, step);
+        for (int t = 0; t < T; t++) add_piece(type, &s[t], q, scales, x + t * np + p);
+    }
+    if (whole < np) { /* a part of a piece: the missing blocks are zero */
+        uint8_t part[MAX_BYTES] = {0};
+        memcpy(part, w, (size_t)(n % UP_PIECE) / 32 * (step / 8));
+        up_quants(type, q, part);
+        __m512 scales = up_scales(type, part);
+        for (int t = 0; t < T; t++) add_piece(type, &s[t], q, scales, x + t * np + whole);
+    }
+    for (int t = 0; t < T; t++) y[t * ldy] = total(type, s[t]);
+}
+
+UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w, size_t row_bytes,
+                       int64_t rows, int64_t n, const struct xq *x, int64_t T)
+{
+    int64_t np = pieces(n);
+    for (int64_t r = 0; r < rows; r++, w += row_bytes, y++) {
+        int64_t t = 0;
+        for (; t + 4 <= T; t += 4) dot_row(type, 4, y + t * ldy, ldy, w, n, x + t * np);
+        for (; t < T; t++) dot_row(type, 1, y + t * ldy, ldy, w, n, x + t * np);
+    }
+}
+
+static size_t no_scratch(int64_t n)
+{
+    (void)n;
+    return 0;
+}
+
+#define TYPES(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(IQ4_NL) X(Q4_K) X(Q5_K) X(Q6_K)
+#define DEFINE(t)                                                                                            \
+    static void rows_##t(float *y, int64_t ldy, const void *w, size_t row_bytes, int64_t rows, int64_t n,    \
+                         const void *xp, int64_t T, void *scratch)                                           \
+    {                                                                                                        \
+        (void)scratch;                                                                                       \
+        rows_of(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T);                                               \
+    }                                                                                                        \
+    static const struct kern_mat mat_##t = {                                                                 \
+        .x_format = X_AVX512_BLOCKS,                                                                         \
+        .x_bytes = xq_bytes,                                                                                 \
+        .x_pack = xq_pack,                                                                                   \
+        .x_group = 1,                                                                                        \
+        .rows = rows_##t,                                                                                    \
+        .scratch_bytes = no_scratch,                                                                         \
+        .row_group = 1,                                                                                      \
+    };
+TYPES(DEFINE)
+
+void avx512_mv_blocks(struct kern_ops *ops)
+{
+#define ENTER(t) ops->mv[DT_##t] = &mat_##t;
+    TYPES(ENTER)
+}

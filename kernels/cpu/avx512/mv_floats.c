@@ -1,0 +1,112 @@
+/* Products of F32, F16 and BF16 rows with one token or a few (kern_mat mv), AVX-512.
+ *
+ * Activations stay float, padded with zeros to a multiple of 64. Each (row, token) has four accumulators, one
+ * for each 16 of 64 values, added in a fixed order at the end. */
+#include "kernels/cpu/avx512/mv.h"
+#include "kernels/cpu/avx512/unpack.h"
+
+enum { STEP = 64 };
+
+static int64_t padded(int64_t n)
+{
+    return (n + STEP - 1) / STEP * STEP;
+}
+
+static size_t xf_bytes(int64_t n, int64_t T)
+{
+    return (size_t)(padded(n) * T) * sizeof(float);
+}
+
+static void xf_pack(void *dst, const float *x, int64_t ldx, int64_t n, int64_t T, int64_t t0, int64_t t1)
+{
+    (void)T;
+    int64_t np = padded(n);
+    for (int64_t t = t0; t < t1; t++) {
+        float *out = (float *)dst + t * np;
+        memcpy(out, x + t * ldx, (size_t)n * sizeof(float));
+        memset(out + n, 0, (size_t)(np - n) * sizeof(float));
+    }
+}
+
+UP_INLINE float total(const __m512 s[4])
+{
+    __m512 v = _mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3]));
+    __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+enum { MAX_TOKENS = 4, NEAR = 512, FAR = 4096 /* see mv_blocks.c */ };
+
+/* One row with T tokens (a constant), `ldx` floats apart. */
+UP_INLINE void dot_row(enum dtype type, int T, float *y, int64_t ldy, const uint8_t *w, int64_t n,
+                       const float *x, int64_t ldx)
+{
+    __m512 s[MAX_TOKENS][4];
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < 4; i++) s[t][i] = _mm512_setzero_ps();
+    const size_t size = up_float_bytes(type);
+    int64_t k = 0;
+    for (; k + STEP <= n; k += STEP) {
+        const uint8_t *at = w + (size_t)k * size;
+        for (int i = 0; i < 4; i++) {
+            __m512 v = up_floats(type, at + 16 * size * (size_t)i, 0xffff);
+            for (int t = 0; t < T; t++)
+                s[t][i] = _mm512_fmadd_ps(v, _mm512_loadu_ps(x + t * ldx + k + 16 * i), s[t][i]);
+        }
+        for (size_t i = 0; i < STEP * size; i += 64) {
+            _mm_prefetch((const char *)at + NEAR + i, _MM_HINT_T0);
+            _mm_prefetch((const char *)at + FAR + i, _MM_HINT_T1);
+        }
+    }
+    for (int i = 0; i < 4 && k < n; i++, k += 16) { /* the row's end: nothing behind it is read */
+        __mmask16 k16 = n - k < 16 ? (__mmask16)((1u << (n - k)) - 1) : 0xffff;
+        __m512 v = up_floats(type, w + (size_t)k * size, k16);
+        for (int t = 0; t < T; t++) s[t][i] = _mm512_fmadd_ps(v, _mm512_loadu_ps(x + t * ldx + k), s[t][i]);
+    }
+    for (int t = 0; t < T; t++) y[t * ldy] = total(s[t]);
+}
+
+UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w, size_t row_bytes,
+                       int64_t rows, int64_t n, const float *x, int64_t T)
+{
+    int64_t np = padded(n);
+    for (int64_t r = 0; r < rows; r++, w += row_bytes, y++) {
+        int64_t t = 0;
+        for (; t + 4 <= T; t += 4) dot_row(type, 4, y + t * ldy, ldy, w, n, x + t * np, np);
+        for (; t + 2 <= T; t += 2) dot_row(type, 2, y + t * ldy, ldy, w, n, x + t * np, np);
+        for (; t < T; t++) dot_row(type, 1, y + t * ldy, ldy, w, n, x + t * np, np);
+    }
+}
+
+static size_t no_scratch(int64_t n)
+{
+    (void)n;
+    return 0;
+}
+
+#define TYPES(X) X(F32) X(F16) X(BF16)
+#define DEFINE(t)                                                                                            \
+    static void rows_##t(float *y, int64_t ldy, const void *w, size_t row_bytes, int64_t rows, int64_t n,    \
+                         const void *xp, int64_t T, void *scratch)                                           \
+    {                                                                                                        \
+        (void)scratch;                                                                                       \
+        rows_of(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T);                                               \
+    }                                                                                                        \
+    static const struct kern_mat mat_##t = {                                                                 \
+        .x_format = X_AVX512_FLOATS,                                                                         \
+        .x_bytes = xf_bytes,                                                                                 \
+        .x_pack = xf_pack,                                                                                   \
+        .x_group = 1,                                                                                        \
+        .rows = rows_##t,                                                                                    \
+        .scratch_bytes = no_scratch,                                                                         \
+        .row_group = 1,                                                                                      \
+    };
+TYPES(DEFINE)
+
+void avx512_mv_floats(struct kern_ops *ops)
+{
+#define ENTER(t) ops->mv[DT_##t] = &mat_##t;
+    TYPES(ENTER)
+}
