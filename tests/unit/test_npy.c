@@ -44,8 +44,7 @@ static void what_is_written_is_read(void **state)
     npy_close(&f);
     npy_close(&f);
     FAILS(npy_writer_create(&w, in_dir("b.npy"), 1ull << 62, 2, &e), ERR_ARG, "too many");
-    OK(npy_writer_create(&w, in_dir("b.npy"), UINT32_MAX, UINT32_MAX / 4,
-                         &e)); /* longest header that can be */
+    OK(npy_writer_create(&w, in_dir("b.npy"), 1ull << 60, 1, &e)); /* the longest header */
     npy_writer_destroy(&w);
     assert_int_equal(access(in_dir("b.npy"), F_OK), -1);
 }
