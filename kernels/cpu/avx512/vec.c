@@ -1,8 +1,8 @@
 /* The avx512 tier's vector operations. */
 #include "kernels/cpu/tiers.h"
-#include "kernels/kernels.h"
+#include "kernels/cpu/vec_body.h"
 
 void avx512_vec_init(struct kern_ops *ops)
 {
-    (void)ops;
+    vec_fill(ops);
 }

@@ -47,9 +47,10 @@ static float act_one(float x, enum kern_act kind, float param)
     double d = x;
     switch (kind) {
     case KERN_SILU: return (float)(d / (1 + exp(-d)));
-    case KERN_GELU: return (float)(0.5 * d * (1 + erf(d * 0.70710678118654752440)));
+    /* Φ through erfc and tanh through exp: 1 + erf and 1 + tanh lose their digits left of zero. */
+    case KERN_GELU: return (float)(0.5 * d * erfc(-d * 0.70710678118654752440));
     case KERN_GELU_TANH:
-        return (float)(0.5 * d * (1 + tanh(0.79788456080286535588 * (d + 0.044715 * d * d * d))));
+        return (float)(d / (1 + exp(-2 * 0.79788456080286535588 * (d + 0.044715 * d * d * d))));
     case KERN_RELU:
     case KERN_DRELU: return relu(x);
     case KERN_RELU2: return relu(x) * relu(x);
