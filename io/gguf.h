@@ -37,7 +37,8 @@ struct gguf_tensor {
     const char *name; /* NUL-terminated, owned by the file */
     enum dtype type;
     int n_dims;     /* 1…4 */
-    uint64_t ne[4]; /* ne[0] is the row length (contiguous); unused ones are 1 */
+    uint64_t ne[4]; /* ne[0] is the row length (contiguous); unused ones are 1; none is 0 except ne[0] of
+                       PowerInfer's gpu_bucket lists */
     uint64_t row_bytes, bytes;
     uint64_t offset; /* in its shard, absolute */
     int shard;

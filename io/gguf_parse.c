@@ -253,6 +253,15 @@ static int tensor_bad(struct cursor *c, const struct gguf_tensor *t, const char 
                    (unsigned long long)c->pos, t->name, what, (unsigned long long)found);
 }
 
+/* PowerInfer's index files have an empty list where a layer has no neuron on the GPU: the one place where a
+ * dimension of 0 means something. */
+static bool may_be_empty(const struct gguf *f, const char *name)
+{
+    static const char list[] = ".gpu_bucket";
+    size_t n = strlen(name);
+    return f->powerinfer && n > sizeof list && strcmp(name + n - (sizeof list - 1), list) == 0;
+}
+
 /* Reads one directory entry; t->offset stays relative to the data section. */
 static int parse_tensor(struct cursor *c, struct gguf *f, struct gguf_tensor *t, uint64_t alignment)
 {
@@ -279,6 +288,7 @@ static int parse_tensor(struct cursor *c, struct gguf *f, struct gguf_tensor *t,
         if (d >= n_dims) continue;
         rc = take(c, &t->ne[d], 8, "a tensor's shape");
         if (rc) return rc;
+        if (t->ne[d] == 0 && n_dims == 1 && may_be_empty(f, t->name)) continue;
         if (t->ne[d] < 1 || t->ne[d] > INT64_MAX)
             return tensor_bad(c, t, "dimensions of at least 1", t->ne[d]);
     }
@@ -445,9 +455,14 @@ int gguf_parse(struct gguf *f, int shard, struct gguf_meta *m, struct err *e)
     uint32_t version = 0;
     bool powerinfer = false;
     int rc = parse_header(&c, &powerinfer, &version, &n_tensors, &n_kv);
+    if (shard == 0) f->powerinfer = powerinfer;
     for (uint64_t i = 0; i < n_kv && rc == 0; i++) rc = parse_kv(&c, m);
     if (rc == 0) rc = parse_alignment(&c, m, f->mode, &alignment);
     if (rc) return rc;
+    if (shard == 0) {
+        f->version = version;
+        f->alignment = alignment;
+    }
     for (uint64_t i = 0; i < n_tensors; i++) {
         if (f->n_tensors == f->cap_tensors) {
             uint64_t cap = f->cap_tensors ? f->cap_tensors * 2 : 64;
@@ -461,11 +476,6 @@ int gguf_parse(struct gguf *f, int shard, struct gguf_meta *m, struct err *e)
         rc = parse_tensor(&c, f, t, alignment);
         if (rc) return rc;
         f->n_tensors++;
-    }
-    if (shard == 0) {
-        f->version = version;
-        f->powerinfer = powerinfer;
-        f->alignment = alignment;
     }
     return place_tensors(&c, f, shard, first, alignment);
 }

@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/rng.h"
 #include "io/gguf_priv.h"
+#include "io/powerinfer.h"
 
 #include <string.h>
 
@@ -59,17 +60,33 @@ static void use_tensors(const struct gguf *f, enum gguf_mode mode)
     for (int64_t i = 0; i < gguf_n_tensors(f); i++) {
         const struct gguf_tensor *t = gguf_tensor(f, i);
         PROMISE(gguf_find_tensor(f, t->name) == t);
-        PROMISE(t->n_dims >= 1 && t->n_dims <= 4 && dtype_info(t->type) && t->bytes > 0);
+        PROMISE(t->n_dims >= 1 && t->n_dims <= 4 && dtype_info(t->type));
+        PROMISE(t->bytes > 0 || gguf_is_powerinfer(f));
         PROMISE(t->bytes == t->row_bytes * t->ne[1] * t->ne[2] * t->ne[3]);
         if (mode == GGUF_META) continue;
         PROMISE(t->offset + t->bytes <= gguf_file_bytes(f));
         total += t->bytes;
         if (t->data) touch(t->data, t->bytes);
         uint8_t last;
-        PROMISE(gguf_read_tensor(f, t, t->bytes - 1, &last, 1, &e) == 0);
+        PROMISE(t->bytes == 0 || gguf_read_tensor(f, t, t->bytes - 1, &last, 1, &e) == 0);
         PROMISE(gguf_read_tensor(f, t, t->bytes, &last, 1, &e) == ERR_ARG);
     }
     PROMISE(total <= gguf_file_bytes(f)); /* tensors share no bytes */
+}
+
+static void use_powerinfer(const struct gguf *f, enum gguf_mode mode)
+{
+    struct err e;
+    struct powerinfer_info info;
+    if (powerinfer_describe(f, &info, &e) != 0 || info.kind != POWERINFER_INDEX || mode == GGUF_META) return;
+    for (uint32_t i = 0; i < 4; i++) {
+        int32_t *bucket;
+        uint64_t n, neurons;
+        if (powerinfer_layer(f, i, &bucket, &n, &neurons, &e) != 0) continue;
+        PROMISE(n <= neurons);
+        touch(bucket, n * 4);
+        free(bucket);
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -85,6 +102,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (rc) continue;
         use_keys(f);
         use_tensors(f, mode);
+        use_powerinfer(f, mode);
         gguf_close(&f);
     }
     PROMISE(verdict[1] != 0 || verdict[0] == 0); /* what can be loaded can be listed */

@@ -60,6 +60,10 @@ def gguf_seeds():
         "powerinfer": gguf([KEYS[0], key("powerinfer.sparse_threshold", 6, struct.pack("<f", 0))],
                            [tensor("blk.0.fc1.weight", (4, 2), 0, 0), tensor("blk.0.ffn_down_t.weight", (4, 4), 1, 32)], 64,
                            b"PWRI"),
+        "gpu-index": gguf([key("split.vram_capacity", 10, struct.pack("<Q", 1 << 30))],
+                          [tensor("blk.0.gpu_idx", (5,), 26, 0), tensor("blk.0.gpu_bucket", (2,), 26, 32),
+                           tensor("blk.1.gpu_idx", (5,), 26, 64), tensor("blk.1.gpu_bucket", (0,), 26, 96)], 0, b"PWRI")
+        + struct.pack("<8i8i8i8i", 0, 1, 0, 0, 1, 0, 0, 0, 1, 4, *[0] * 22),
         "split": gguf([key("split.no", 2, struct.pack("<H", 0)), key("split.count", 2, struct.pack("<H", 2)),
                        key("split.tensors.count", 5, struct.pack("<i", 3))]),
         "align8": gguf([key("general.alignment", 4, struct.pack("<I", 8))], [tensor("x", (3,), 24, 0)], 8, align=8),

@@ -8,7 +8,7 @@ import sys
 # Front headers: what other folders may include of a folder. base/ is open whole, tests may include anything.
 FRONT = {
     "kernels": {"kernels/kernels.h", "kernels/device.h"},
-    "io": {"io/gguf.h", "io/safetensors.h", "io/npy.h", "io/aio.h", "io/store.h", "io/codec.h", "io/loader.h", "io/cache.h"},
+    "io": {"io/gguf.h", "io/safetensors.h", "io/npy.h", "io/powerinfer.h", "io/aio.h", "io/store.h", "io/codec.h", "io/loader.h", "io/cache.h"},
     "placement": {"placement/placement.h", "placement/profile.h", "placement/machine.h", "placement/plan.h"},
     "engine": {"engine/calor.h", "engine/tools.h"},
 }

@@ -23,14 +23,14 @@ __attribute__((unused)) static const char *in_dir(const char *name)
 }
 
 /* Group set-up and tear-down for cmocka_run_group_tests. */
-static int temp_dir_make(void **state)
+__attribute__((unused)) static int temp_dir_make(void **state)
 {
     (void)state;
     strcpy(temp_dir, "/tmp/calor-test-XXXXXX");
     return mkdtemp(temp_dir) ? 0 : -1;
 }
 
-static int temp_dir_remove(void **state)
+__attribute__((unused)) static int temp_dir_remove(void **state)
 {
     (void)state;
     char cmd[96];
