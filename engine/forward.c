@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum slot { SLOT_EMBED = 2 };
 
@@ -102,9 +103,12 @@ int forward_run(struct pass *p)
 
 /* ---- Memory ---- */
 
+#define HUGE_PAGE ((size_t)2 << 20)
+
 struct need {
     size_t shared, own, scratch; /* bytes: prepared inputs of a batch, of a few tokens; kernels' scratch */
     int64_t widest;              /* values of the longest input */
+    int64_t row_group;           /* most rows that a kernel for many tokens likes to take at once */
 };
 
 static size_t more(size_t a, size_t b)
@@ -133,6 +137,7 @@ static void count(struct need *need, const struct calor_session *s, const struct
         need->own = more(need->own, forms(w, n, few, mm));
         for (int i = 0; i < n; i++) {
             const struct kern_mat *k = mm ? w[i]->mm : w[i]->mv;
+            if (mm && k->row_group > need->row_group) need->row_group = k->row_group;
             if (k->scratch_bytes) need->scratch = more(need->scratch, k->scratch_bytes(w[i]->n));
         }
     }
@@ -188,17 +193,21 @@ int forward_plan(struct calor_session *s, struct err *e)
     }
     count(&need, s, (const struct mat *[]){&m->output}, 1);
     need.scratch = more(need.scratch, attention_scratch(m));
-    s->tile_floats = more((size_t)s->batch * (by_neuron ? 2 * FFN_COLUMNS : 64), 8192);
+    s->tile_floats =
+        more((size_t)s->batch * more(by_neuron ? 2 * FFN_COLUMNS : 64, (size_t)need.row_group), 8192);
     int threads = team_size(m->team);
     s->workers = calloc((size_t)threads, sizeof *s->workers);
     if (!s->workers) return err_set(e, ERR_NOMEM, "no memory for %d threads", threads);
     lay_out(s, &need, threads);
-    size_t bytes = (s->arena_bytes + 63) / 64 * 64;
-    s->arena = aligned_alloc(64, bytes);
+    size_t bytes = (s->arena_bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    s->arena = aligned_alloc(HUGE_PAGE, bytes);
     if (!s->arena)
         return err_set(e, ERR_NOMEM,
                        "no memory for the buffers of %u tokens (%zu MiB): a smaller batch needs less",
                        s->batch, bytes >> 20);
+    /* Prepared inputs are read in full for every panel of rows: with small pages their addresses outgrow the
+     * TLB. A refusal costs only speed. */
+    madvise(s->arena, bytes, MADV_HUGEPAGE);
     lay_out(s, &need, threads);
     return 0;
 }
