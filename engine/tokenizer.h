@@ -31,7 +31,8 @@ int tok_encode(const struct tokenizer *t, const char *text, size_t n, bool speci
 
 /* A text in parts, joined before anything else happens (words may span parts), where control tokens are read
  * only inside parts that are `special`: so a template's markers count and the same characters typed by a user
- * do not. User-defined tokens, which are vocabulary rather than control, are read everywhere. */
+ * do not. User-defined tokens, which are vocabulary rather than control, are read
+ * everywhere, except markers ("<…", "[…") that a special part holds too. */
 struct tok_part {
     const char *text;
     size_t n;

@@ -184,8 +184,8 @@ static void word(const struct tokenizer *t, struct tok_work *w, const char *text
     for (size_t at = 0; at < n; count++) {
         uint32_t len = 1, id;
         if (t->raw) {
-            len = tok_lead_len((uint8_t)text[at]);
-            if (len > n - at) len = (uint32_t)(n - at);
+            int valid = tok_utf8_len(text + at, n - at);
+            len = valid ? (uint32_t)valid : 1;
             id = tok_map_find(t, text + at, len, tok_hash(text + at, len));
         } else
             id = t->byte_sym[(uint8_t)text[at]];

@@ -69,6 +69,17 @@ static bool may_read(const struct tok_part *parts, size_t n_parts, size_t at, si
     return false;
 }
 
+/* Whether a user-defined token that looks like a marker ("<…" or "[…") stands in a part that is special: then
+ * it is one of the template's own, and must not be typed into the others. */
+static bool is_marker(const struct tok_part *parts, size_t n_parts, const struct tok_text *x)
+{
+    if (x->n < 3 || (x->s[0] != '<' && x->s[0] != '[')) return false;
+    for (size_t i = 0; i < n_parts; i++)
+        if (parts[i].special && parts[i].n >= x->n && memmem(parts[i].text, parts[i].n, x->s, x->n))
+            return true;
+    return false;
+}
+
 struct finder {
     const struct tokenizer *t;
     const char *text;
@@ -76,6 +87,8 @@ struct finder {
     const struct tok_part *parts;
     size_t n_parts;
     uint8_t *gone;
+    uint32_t judged; /* the last user-defined token found in plain text, and what became of it */
+    bool banned;
     struct tok_claim *claim;
     size_t n_claim, cap_claim;
 };
@@ -86,7 +99,14 @@ static bool take(struct finder *f, uint32_t at, uint32_t len)
     const struct tokenizer *t = f->t;
     uint32_t id = tok_map_find(t, f->text + at, len, tok_hash(f->text + at, len));
     if (id >= t->n || !is_special(t, id, false)) return true;
-    if (t->type[id] != TOK_USER && !may_read(f->parts, f->n_parts, at, len)) return true;
+    if (!may_read(f->parts, f->n_parts, at, len)) {
+        if (t->type[id] != TOK_USER) return true;
+        if (f->judged != id) { /* the same token tends to come again */
+            f->judged = id;
+            f->banned = is_marker(f->parts, f->n_parts, &t->text[id]);
+        }
+        if (f->banned) return true;
+    }
     if (f->n_claim == f->cap_claim) {
         size_t cap = f->cap_claim ? f->cap_claim * 2 : 16;
         struct tok_claim *c = realloc(f->claim, cap * sizeof *c);
@@ -116,7 +136,8 @@ int tok_specials_find(const struct tokenizer *t, const char *text, size_t n, con
     /* Places where the first two bytes are a special token's: usually next to none. */
     uint32_t *place = NULL;
     size_t n_place = 0, cap = 0;
-    struct finder f = {.t = t, .text = text, .n = n, .parts = parts, .n_parts = n_parts};
+    struct finder f = {
+        .t = t, .text = text, .n = n, .parts = parts, .n_parts = n_parts, .judged = TOK_NO_SYM};
     int rc = 0;
     for (size_t i = 0; i < n; i++) {
         uint8_t a = (uint8_t)text[i], b = i + 1 < n ? (uint8_t)text[i + 1] : 0;

@@ -66,14 +66,21 @@ static void emit(const struct tokenizer *t, const struct tok_sym *s, const char 
     if (unknown && t->unk >= 0) tok_ids_add(out, t->unk); /* once for a character */
 }
 
+/* Bytes of the character at s; a byte that is no UTF-8 stands alone, so that it takes nothing else with it.
+ */
+static uint32_t char_len(const char *s, size_t n)
+{
+    int len = tok_utf8_len(s, n);
+    return len ? (uint32_t)len : 1;
+}
+
 /* A stretch of escaped text that joins with nothing around it. */
 static void word(const struct tokenizer *t, struct tok_work *w, const char *text, size_t n,
                  struct tok_ids *out)
 {
     uint32_t count = 0;
     for (size_t at = 0; at < n;) {
-        uint32_t len = tok_lead_len((uint8_t)text[at]);
-        if (len > n - at) len = (uint32_t)(n - at);
+        uint32_t len = char_len(text + at, n - at);
         if (!tok_work_syms(w, (size_t)count + 1)) return;
         uint64_t h = tok_hash(text + at, len);
         w->sym[count] = (struct tok_sym){.hash = h,
@@ -128,8 +135,7 @@ void tok_spm_encode(const struct tokenizer *t, struct tok_work *w, const char *t
     size_t start = 0;
     bool after_mark = true;
     for (size_t at = 0; at < len && !w->failed;) {
-        size_t k = tok_lead_len((uint8_t)s[at]);
-        if (k > len - at) k = len - at;
+        size_t k = char_len(s + at, len - at);
         bool mark = k == MARK_LEN && memcmp(s + at, MARK, MARK_LEN) == 0;
         if (mark && !after_mark) {
             word(t, w, s + start, at - start, out);
