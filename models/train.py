@@ -170,8 +170,7 @@ def train(r: Recipe, runs: Path | None, stop_at: int, keep: int, accept: bool, c
         asked = True
 
     asked = False
-    signal.signal(signal.SIGTERM, on_term)
-    signal.signal(signal.SIGINT, on_term)
+    handlers = {s: signal.signal(s, on_term) for s in (signal.SIGTERM, signal.SIGINT)}
     training_losses = torch.compile(losses) if compiled else losses
     tokens_a_step = r.optim.batch * r.model.context
     last_save = time.monotonic()
@@ -207,6 +206,8 @@ def train(r: Recipe, runs: Path | None, stop_at: int, keep: int, accept: bool, c
             save(path, checkpoint())
             last_save = time.monotonic()
     save(path, checkpoint())
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     print(f"{r.name}: {'stopped' if asked else 'reached'} step {step}", flush=True)
 
 
