@@ -3,7 +3,8 @@
 
     bench/check_membw.py build/calor build/bench/stream [threads [rounds]]
 
-Prints both series and the median of their ratios; exit status 1 where they differ by more than 15 %."""
+Prints both series and the median of their ratios; exit status 1 where membw is more than 10 % below (it must
+find all of the bandwidth) or 30 % above (then it counts bytes it did not read)."""
 import json
 import statistics
 import subprocess
@@ -27,4 +28,4 @@ for _ in range(rounds):
           f"{plain['copy']['median'] / 1e9:6.2f}  triad {plain['triad']['median'] / 1e9:6.2f}")
 ratio = statistics.median(a / b for a, b in pairs)
 print(f"membw / stream sum: median {ratio:.3f} of {rounds} pairs, {threads} threads")
-sys.exit(0 if 0.85 < ratio < 1 / 0.85 else 1)
+sys.exit(0 if 0.9 < ratio < 1.3 else 1)

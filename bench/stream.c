@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
 
 static size_t per_thread;
@@ -18,7 +19,7 @@ enum { SUM, COPY, SCALE, TRIAD, KINDS };
 static const char *const names[] = {"sum", "copy", "scale", "triad"};
 static const int arrays[] = {1, 2, 2,
                              3}; /* touched by the program; a store's own read of its line not counted */
-static double best[KINDS], seconds[KINDS][1000];
+static double seconds[KINDS][1000];
 
 static double now(void)
 {
@@ -96,6 +97,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "stream: no memory\n");
         return 1;
     }
+    /* Page walks are not what is measured; the arrays are touched by the threads that read them. */
+    madvise(a, bytes, MADV_HUGEPAGE);
+    madvise(b, bytes, MADV_HUGEPAGE);
+    madvise(c, bytes, MADV_HUGEPAGE);
     pthread_barrier_init(&barrier, NULL, (unsigned)n_threads);
     pthread_t thread[256];
     int id[256];
@@ -112,9 +117,8 @@ int main(int argc, char **argv)
     for (int kind = 0; kind < KINDS; kind++) {
         qsort(seconds[kind], (size_t)repeats, sizeof(double), ascending);
         double moved = (double)bytes * arrays[kind];
-        best[kind] = moved / seconds[kind][0];
         printf(", \"%s\": {\"median\": %.4g, \"best\": %.4g}", names[kind],
-               moved / seconds[kind][repeats / 2], best[kind]);
+               moved / seconds[kind][repeats / 2], moved / seconds[kind][0]);
     }
     printf(", \"check\": %g}\n", total);
     return 0;
