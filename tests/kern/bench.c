@@ -92,8 +92,7 @@ static void bench_type(const struct kt *k, struct team *team, enum dtype type, u
                 filled = true;
             }
             struct job j = {.m = m, .w = w, .row_bytes = row_bytes, .n = n, .pack = true};
-            static const int64_t tokens[2] = {1, 512};
-            j.T = tokens[op];
+            j.T = op ? 512 : 1;
             j.scratch_bytes = (m->scratch_bytes(n) + 63) / 64 * 64;
             int64_t most = op ? 4096 : (int64_t)(STREAM / row_bytes) - 64;
             j.x = big((size_t)(n * j.T) * sizeof(float));
@@ -126,6 +125,136 @@ static void bench_type(const struct kt *k, struct team *team, enum dtype type, u
     }
 }
 
+/* One KV head a call, several of them shared out over the threads as a model's are. */
+struct attn_job {
+    const struct kern_ops *ops;
+    struct kern_attn a;
+    int heads;
+    size_t kv_bytes, q_floats, scratch_bytes;
+    unsigned char *scratch;
+};
+
+static void attn_run(struct team_member *me, void *arg)
+{
+    struct attn_job *j = arg;
+    int64_t h;
+    while (team_next(me, 0, j->heads, 1, &h)) {
+        struct kern_attn a = j->a;
+        a.q += (size_t)h * j->q_floats;
+        a.out += (size_t)h * j->q_floats;
+        a.k = (const char *)a.k + (size_t)h * j->kv_bytes;
+        a.v = (const char *)a.v + (size_t)h * j->kv_bytes;
+        a.scratch = j->scratch + (size_t)me->ith * j->scratch_bytes;
+        j->ops->attn(&a);
+    }
+}
+
+static void bench_attn(const struct kt *k, struct team *team, const struct kern_ops *ops, enum dtype type)
+{
+    static const struct {
+        int64_t T, pos0;
+        int group;
+    } cases[] = {{1, 4095, 1}, {1, 4095, 4}, {1, 4095, 8}, {512, 0, 1}, {512, 3584, 1}, {512, 0, 4}};
+    for (int c = 0; c < 6; c++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s attention %s", ops->name, dtype_name(type));
+        if (!kt_wanted(k, name)) continue;
+        struct attn_job j = {.ops = ops, .heads = cases[c].T == 1 ? 32 : 8};
+        uint64_t row;
+        dtype_row_bytes(type, 128, &row);
+        j.a = (struct kern_attn){
+            .T = cases[c].T, .pos0 = cases[c].pos0, .group = cases[c].group, .head_dim = 128};
+        int64_t positions = j.a.T + j.a.pos0;
+        j.a.kv_type = type;
+        j.a.scale = 0.08f;
+        j.a.k_row_bytes = j.a.v_row_bytes = (size_t)row;
+        j.a.ldq = j.a.ldo = (int64_t)j.a.group * 128;
+        j.q_floats = (size_t)(j.a.T * j.a.ldq);
+        j.kv_bytes = (size_t)positions * (size_t)row;
+        j.scratch_bytes = ops->attn_scratch_bytes(j.a.T, j.a.group, 128);
+        size_t q_bytes = j.q_floats * (size_t)j.heads * sizeof(float),
+               kv_bytes = j.kv_bytes * (size_t)j.heads;
+        float *q = big(q_bytes), *out = big(q_bytes);
+        unsigned char *keys = big(kv_bytes), *values = big(kv_bytes);
+        j.scratch = big(j.scratch_bytes * (size_t)k->threads);
+        struct rng rng;
+        rng_init(&rng, 3);
+        fill_floats(&rng, X_NORMAL, q, (int64_t)(j.q_floats * (size_t)j.heads));
+        fill_weights(&rng, type, W_NORMAL, keys, positions * 128);
+        fill_weights(&rng, type, W_NORMAL, values, positions * 128);
+        for (int h = 1; h < j.heads; h++) {
+            memcpy(keys + (size_t)h * j.kv_bytes, keys, j.kv_bytes);
+            memcpy(values + (size_t)h * j.kv_bytes, values, j.kv_bytes);
+        }
+        j.a.q = q;
+        j.a.out = out;
+        j.a.k = keys;
+        j.a.v = values;
+        double s = best(k, team, attn_run, &j);
+        double pairs = ((double)j.a.pos0 + (double)(j.a.T + 1) / 2) * (double)j.a.T;
+        double flops = 4 * 128 * pairs * j.a.group * j.heads;
+        printf("%-22s T %3d, context %4d, group %d: %7.1f GFLOP/s, %6.1f GB/s of cache, %8.1f us a KV head\n",
+               name, (int)j.a.T, (int)positions, j.a.group, flops / s * 1e-9, 2 * (double)kv_bytes / s * 1e-9,
+               s * 1e6 / j.heads * k->threads);
+        fflush(stdout);
+        munmap(q, q_bytes);
+        munmap(out, q_bytes);
+        munmap(keys, kv_bytes);
+        munmap(values, kv_bytes);
+        munmap(j.scratch, j.scratch_bytes * (size_t)k->threads);
+    }
+}
+
+/* Elementwise operations on a vector that stays in the cache: nanoseconds a value. */
+struct vec_job {
+    const struct kern_ops *ops;
+    int op;
+    float *x, *y, *w;
+};
+enum { VEC_N = 11008, VEC_TIMES = 50 };
+
+static void vec_run(struct team_member *me, void *arg)
+{
+    struct vec_job *j = arg;
+    if (me->ith != 0) return;
+    for (int i = 0; i < VEC_TIMES; i++) {
+        switch (j->op) {
+        case 0: j->ops->rmsnorm(j->y, j->x, j->w, VEC_N, 1e-5f); break;
+        case 1: j->ops->layernorm(j->y, j->x, j->w, j->w, VEC_N, 1e-5f); break;
+        case 2: j->ops->rope(j->y, j->w, VEC_N / 128, 128, 128, KERN_ROPE_NORM); break;
+        case 3: j->ops->rope(j->y, j->w, VEC_N / 128, 128, 128, KERN_ROPE_NEOX); break;
+        case 4: j->ops->act(j->y, j->x, j->w, VEC_N, KERN_SILU, 0); break;
+        case 5: j->ops->act(j->y, j->x, j->w, VEC_N, KERN_GELU, 0); break;
+        case 6: j->ops->act(j->y, j->x, j->w, VEC_N, KERN_RELU, 0); break;
+        case 7: j->ops->softmax(j->y, VEC_N); break;
+        case 8: j->ops->kv_store(DT_F16, j->y, j->x, VEC_N); break;
+        case 9: j->ops->kv_store(DT_Q8_0, j->y, j->x, VEC_N); break;
+        default: break;
+        }
+    }
+}
+
+static void bench_vec(const struct kt *k, struct team *team, const struct kern_ops *ops)
+{
+    static const char *const names[] = {"rmsnorm", "layernorm", "rope_norm", "rope_neox", "silu",
+                                        "gelu",    "relu",      "softmax",   "store_f16", "store_q8_0"};
+    struct vec_job j = {.ops = ops};
+    struct rng rng;
+    rng_init(&rng, 5);
+    float *all = big(3 * VEC_N * sizeof(float));
+    fill_floats(&rng, X_NORMAL, all, 3 * VEC_N);
+    j.x = all;
+    j.y = all + VEC_N;
+    j.w = all + 2 * VEC_N;
+    for (j.op = 0; j.op < 10; j.op++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s %s", ops->name, names[j.op]);
+        if (!kt_wanted(k, name)) continue;
+        printf("%-22s %8.3f ns a value\n", name, best(k, team, vec_run, &j) * 1e9 / VEC_N / VEC_TIMES);
+    }
+    munmap(all, 3 * VEC_N * sizeof(float));
+}
+
 void bench_all(struct kt *k)
 {
     struct err e;
@@ -148,6 +277,14 @@ void bench_all(struct kt *k)
     for (int type = 0; type < DT_COUNT; type++)
         if (dtype_info((uint32_t)type) && dtype_info((uint32_t)type)->weights)
             bench_type(k, team, (enum dtype)type, w, bandwidth);
+    for (int t = 1; t < KERN_TIERS; t++) {
+        const struct kern_ops *ops = kern_tier((enum kern_tier)t),
+                              *below = kern_tier((enum kern_tier)(t - 1));
+        if (!ops || ops->attn == below->attn) continue;
+        bench_attn(k, team, ops, DT_F16);
+        bench_attn(k, team, ops, DT_Q8_0);
+        bench_vec(k, team, ops);
+    }
     munmap(w, STREAM);
     team_destroy(&team);
 }

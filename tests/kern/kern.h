@@ -59,6 +59,7 @@ void fill_floats(struct rng *r, enum fill_x how, float *dst, int64_t n);
 
 void check_products(struct kt *k);
 void check_vec(struct kt *k);
+void check_attn(struct kt *k);
 void bench_all(struct kt *k);
 
 /* A number in [0, n). */

@@ -75,5 +75,6 @@ int main(int argc, char **argv)
     }
     check_products(&k);
     check_vec(&k);
+    check_attn(&k);
     return tap_done(&k.tap);
 }
