@@ -115,9 +115,10 @@ UP_INLINE float total(enum dtype type, struct sums s)
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
 
-/* The pure read stream of a core is limited by the lines in flight: the far prefetch, into L2 and over page
- * ends where the hardware's stops, keeps them in flight while the near one hides L2 behind the arithmetic. */
-enum { FAR = 4096, NEAR = 512 };
+/* A core's read stream is limited by the lines it has in flight. Four rows at once, far enough apart to lie
+ * in different pages, keep four hardware prefetchers busy, and prefetches bridge the page ends where those
+ * stop: the far one into L2, the near one on into L1. */
+enum { NEAR = 256, FAR = 2048, MAX_SUMS = 4, MAX_BYTES = 272 };
 
 UP_INLINE void prefetch(const uint8_t *at, size_t bytes)
 {
@@ -127,41 +128,52 @@ UP_INLINE void prefetch(const uint8_t *at, size_t bytes)
     }
 }
 
-enum { MAX_SUMS = 4, MAX_BYTES = 272 };
-
-/* One row with T tokens, a constant. */
-UP_INLINE void dot_row(enum dtype type, int T, float *y, int64_t ldy, const uint8_t *w, int64_t n,
-                       const struct xq *x)
+/* R rows `apart` rows from each other with T tokens; R and T are constants. */
+UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, int64_t apart, const uint8_t *w,
+                        size_t row_bytes, int64_t n, const struct xq *x)
 {
     struct sums s[MAX_SUMS];
-    for (int t = 0; t < T; t++) s[t].dot = s[t].low = _mm512_setzero_ps();
+    for (int i = 0; i < R * T; i++) s[i].dot = s[i].low = _mm512_setzero_ps();
     int64_t whole = n / UP_PIECE, np = pieces(n);
-    size_t step = up_bytes(type);
+    size_t step = up_bytes(type), stride = (size_t)apart * row_bytes;
     __m512i q[4];
-    for (int64_t p = 0; p < whole; p++, w += step) {
-        up_quants(type, q, w);
-        __m512 scales = up_scales(type, w);
-        prefetch(w, step);
-        for (int t = 0; t < T; t++) add_piece(type, &s[t], q, scales, x + t * np + p);
-    }
-    if (whole < np) { /* a part of a piece: the missing blocks are zero */
-        uint8_t part[MAX_BYTES] = {0};
-        memcpy(part, w, (size_t)(n % UP_PIECE) / 32 * (step / 8));
-        up_quants(type, q, part);
-        __m512 scales = up_scales(type, part);
-        for (int t = 0; t < T; t++) add_piece(type, &s[t], q, scales, x + t * np + whole);
-    }
-    for (int t = 0; t < T; t++) y[t * ldy] = total(type, s[t]);
+    for (int64_t p = 0; p < whole; p++, w += step)
+        for (int r = 0; r < R; r++) {
+            const uint8_t *at = w + (size_t)r * stride;
+            up_quants(type, q, at);
+            __m512 scales = up_scales(type, at);
+            prefetch(at, step);
+            for (int t = 0; t < T; t++) add_piece(type, &s[r * T + t], q, scales, x + t * np + p);
+        }
+    if (whole < np) /* a part of a piece: the missing blocks are zero */
+        for (int r = 0; r < R; r++) {
+            uint8_t part[MAX_BYTES] = {0};
+            memcpy(part, w + (size_t)r * stride, (size_t)(n % UP_PIECE) / 32 * (step / 8));
+            up_quants(type, q, part);
+            __m512 scales = up_scales(type, part);
+            for (int t = 0; t < T; t++) add_piece(type, &s[r * T + t], q, scales, x + t * np + whole);
+        }
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) y[t * ldy + r * apart] = total(type, s[r * T + t]);
 }
 
 UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w, size_t row_bytes,
                        int64_t rows, int64_t n, const struct xq *x, int64_t T)
 {
-    int64_t np = pieces(n);
-    for (int64_t r = 0; r < rows; r++, w += row_bytes, y++) {
+    int64_t np = pieces(n), r = 0, part = T == 1 ? rows / 4 : T == 2 ? rows / 2 : 0;
+    for (; r < part; r++) {
+        const uint8_t *at = w + (size_t)r * row_bytes;
+        if (T == 1)
+            dot_rows(type, 4, 1, y + r, ldy, part, at, row_bytes, n, x);
+        else
+            dot_rows(type, 2, 2, y + r, ldy, part, at, row_bytes, n, x);
+    }
+    for (r = part * (T == 1 ? 4 : 2); r < rows; r++) {
+        const uint8_t *at = w + (size_t)r * row_bytes;
         int64_t t = 0;
-        for (; t + 4 <= T; t += 4) dot_row(type, 4, y + t * ldy, ldy, w, n, x + t * np);
-        for (; t < T; t++) dot_row(type, 1, y + t * ldy, ldy, w, n, x + t * np);
+        for (; t + 4 <= T; t += 4)
+            dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np);
+        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np);
     }
 }
 
@@ -186,7 +198,7 @@ static size_t no_scratch(int64_t n)
         .x_group = 1,                                                                                        \
         .rows = rows_##t,                                                                                    \
         .scratch_bytes = no_scratch,                                                                         \
-        .row_group = 1,                                                                                      \
+        .row_group = 4,                                                                                      \
     };
 TYPES(DEFINE)
 
