@@ -1,0 +1,43 @@
+/* Work behind single commands that is more than calor.h offers: for engine/cli only, not installed. */
+#ifndef ENGINE_TOOLS_H
+#define ENGINE_TOOLS_H
+
+#include "base/dtype.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct err;
+
+/* ---- Synthetic models: real shapes and scales, random weights ---- */
+
+struct synth_shape {
+    char name[32]; /* "llama2-7b", or "custom" */
+    char arch[16]; /* "llama" (gated FFN, RMS norm) or "falcon" (ungated, parallel attention, LayerNorm) */
+    uint32_t d, f, layers, heads, kv, vocab, ctx;
+};
+
+/* A known name, or "d=64,f=256,layers=2,heads=4,kv=2[,vocab=512][,ctx=2048][,arch=falcon]". ERR_ARG with what
+ * is wrong. */
+int synth_shape_parse(struct synth_shape *out, const char *text, struct err *e);
+
+struct synth_settings {
+    struct synth_shape shape;
+    enum dtype type, output_type; /* of the matrices; of output.weight */
+    const char *activation;       /* "silu", "fatrelu:0.01" …; NULL: the architecture's */
+    uint64_t seed;
+    int threads;      /* 0: default */
+    const char *path; /* replaced in one step when the file is complete */
+    /* 0 … 1; a non-zero return stops the work (ERR_CANCELLED). May be NULL. */
+    int (*progress)(double done, void *arg);
+    void *progress_arg;
+};
+
+/* llama.cpp's choice for output.weight: Q6_K beside 4- and 5-bit types where rows allow it, else `type`. */
+enum dtype synth_output_type(enum dtype type, uint32_t d);
+
+/* Writes the model. The bytes depend on the settings, not on the number of threads. Memory: a few MiB a
+ * thread, and the vocabulary. */
+int synth_write(const struct synth_settings *s, struct err *e);
+
+#endif
