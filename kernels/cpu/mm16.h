@@ -47,7 +47,7 @@ enum {
     MM16_GROUP = 2 * MM16_TILE,  /* tokens of one Strassen group */
     MM16_HALF = MM16_HALF_ROWS,  /* most rows of half a panel: a multiple of MR */
     MM16_PANEL = 2 * MM16_HALF,
-    MM16_BLOCK = 4 * MM16_GROUP, /* tokens whose sums are kept at a time */
+    MM16_BLOCK = 512, /* tokens whose sums are kept at a time: whole groups */
 };
 
 /* Limits of the integers: single values, and the norms over a chunk. Rounding may add 1.5 a value to w and
@@ -63,6 +63,21 @@ typedef float mm16_quantise(int16_t *dst, const uint8_t *src, int64_t values);
 
 /* The same for a token's floats, within the limits for x. The tier's. */
 static mm16_quantise mm16_quantise_x;
+
+/* The factor to integers from the largest magnitude (as bits: NaN and infinity are larger than all numbers)
+ * and the sum of squares; *back its inverse. Not finite: 0 and NaN. */
+MM16_INLINE float mm16_factor(uint32_t most, float squares, float norm, float *back)
+{
+    float max;
+    memcpy(&max, &most, sizeof max);
+    *back = most >= 0x7f800000u ? __builtin_nanf("") : 0;
+    if (most >= 0x7f800000u || max < 0x1p-100f) return 0;
+    float root = max * 22.63f; /* √512 of the largest; squares of very large or small values are no floats */
+    if (max < 0x1p50f && max > 0x1p-50f) root = __builtin_sqrtf(squares);
+    float by_norm = norm / root, by_max = MM16_MAX / max, f = by_norm < by_max ? by_norm : by_max;
+    *back = 1.0f / f;
+    return f;
+}
 
 /* ---- The prepared activations
  * ------------------------------------------------------------------------------------

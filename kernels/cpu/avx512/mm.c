@@ -134,21 +134,6 @@ UP_INLINE void vi_transpose(vi v[16])
 /* The order of unpack.h: at 4·(2g + h) + lane stands half h of block g + 2·lane. */
 static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
 
-/* The factor to integers from the largest magnitude (as bits: NaN and infinity are larger than all numbers)
- * and the sum of squares; *back its inverse. Not finite: 0 and NaN. */
-UP_INLINE float factor(uint32_t most, float squares, float norm, float *back)
-{
-    float max;
-    memcpy(&max, &most, sizeof max);
-    *back = most >= 0x7f800000u ? __builtin_nanf("") : 0;
-    if (most >= 0x7f800000u || max < 0x1p-100f) return 0;
-    float root = max * 22.63f; /* √512 of the largest; squares of very large or small values are no floats */
-    if (max < 0x1p50f && max > 0x1p-50f) root = __builtin_sqrtf(squares);
-    float by_norm = norm / root, by_max = MM16_MAX / max, f = by_norm < by_max ? by_norm : by_max;
-    *back = 1.0f / f;
-    return f;
-}
-
 UP_INLINE __m512i magnitude(__m512 v)
 {
     return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
@@ -177,8 +162,8 @@ UP_INLINE float quantise_float(enum dtype type, float norm, int16_t *dst, const 
         most = _mm512_max_epu32(most, magnitude(v));
         squares[i / 16 % 2] = _mm512_fmadd_ps(v, v, squares[i / 16 % 2]);
     }
-    float back, f = factor(_mm512_reduce_max_epu32(most),
-                           _mm512_reduce_add_ps(_mm512_add_ps(squares[0], squares[1])), norm, &back);
+    float back, f = mm16_factor(_mm512_reduce_max_epu32(most),
+                                _mm512_reduce_add_ps(_mm512_add_ps(squares[0], squares[1])), norm, &back);
     __m512 fv = _mm512_set1_ps(f);
     const __m512i join = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
     for (int p = 0; p < MM16_CHUNK; p += MM16_PIECE)
@@ -277,8 +262,8 @@ UP_INLINE float quantise_blocks(enum dtype type, int16_t *dst, const uint8_t *sr
     if (pieces > 1) scales[1] = up_scales(type, w[1]);
     __m512 a = bound_of(type, scales[0]), b = bound_of(type, scales[1]);
     __m512 squares = _mm512_fmadd_ps(a, a, _mm512_mul_ps(b, b));
-    float back, f = factor(_mm512_reduce_max_epu32(_mm512_max_epu32(magnitude(a), magnitude(b))),
-                           16 * _mm512_reduce_add_ps(squares), MM16_NORM_W, &back);
+    float back, f = mm16_factor(_mm512_reduce_max_epu32(_mm512_max_epu32(magnitude(a), magnitude(b))),
+                                16 * _mm512_reduce_add_ps(squares), MM16_NORM_W, &back);
     if (f == 0) {
         memset(dst, 0, MM16_CHUNK * sizeof *dst);
         return back;
@@ -297,78 +282,11 @@ static float mm16_quantise_x(int16_t *dst, const uint8_t *src, int64_t values)
     return quantise_float(DT_F32, MM16_NORM_X, dst, src, values);
 }
 
-#define FLOATS(X) X(F16) X(BF16)
-#define BLOCKS(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL)
-/* Types with blocks of 256 that have no unpacking of their own: decoded to floats first. */
-#define OTHERS(X)                                                                                            \
-    X(Q2_K)                                                                                                  \
-    X(Q3_K) X(IQ1_S) X(IQ1_M) X(IQ2_XXS) X(IQ2_XS) X(IQ2_S) X(IQ3_XXS) X(IQ3_S) X(IQ4_XS) X(TQ1_0) X(TQ2_0)
-
-#define QUANTISE_FLOAT(t)                                                                                    \
-    static float quantise_##t(int16_t *dst, const uint8_t *src, int64_t values)                              \
-    {                                                                                                        \
-        if (values == MM16_CHUNK) return quantise_float(DT_##t, MM16_NORM_W, dst, src, MM16_CHUNK);          \
-        return quantise_float(DT_##t, MM16_NORM_W, dst, src, values);                                        \
-    }
-#define QUANTISE_BLOCKS(t)                                                                                   \
-    static float quantise_##t(int16_t *dst, const uint8_t *src, int64_t values)                              \
-    {                                                                                                        \
-        return quantise_blocks(DT_##t, dst, src, values);                                                    \
-    }
-#define QUANTISE_OTHER(t)                                                                                    \
-    static float quantise_##t(int16_t *dst, const uint8_t *src, int64_t values)                              \
-    {                                                                                                        \
-        float row[MM16_CHUNK];                                                                               \
-        ref_decode(DT_##t, row, src, values);                                                                \
-        return quantise_float(DT_F32, MM16_NORM_W, dst, (const uint8_t *)row, values);                       \
-    }
-FLOATS(QUANTISE_FLOAT)
-BLOCKS(QUANTISE_BLOCKS)
-OTHERS(QUANTISE_OTHER)
-
-static size_t chunk_bytes(enum dtype type)
-{
-    uint64_t bytes = 0;
-    dtype_row_bytes(type, MM16_CHUNK, &bytes);
-    return bytes;
-}
-
 enum { X_MM16 = X_FIRST_AVX512 + 0x10, X_MM32 };
 
-#define ROWS(t)                                                                                              \
-    static void rows_##t(float *y, int64_t ldy, const void *w, size_t row_bytes, int64_t rows, int64_t n,    \
-                         const void *xp, int64_t T, void *scratch)                                           \
-    {                                                                                                        \
-        mm16_rows(quantise_##t, chunk_bytes(DT_##t), y, ldy, w, row_bytes, rows, n, xp, T, scratch);         \
-    }                                                                                                        \
-    static const struct kern_mat mat_##t = {                                                                 \
-        .x_format = X_MM16,                                                                                  \
-        .x_bytes = mm16_x_bytes,                                                                             \
-        .x_pack = mm16_x_pack,                                                                               \
-        .x_group = MM16_GROUP,                                                                               \
-        .rows = rows_##t,                                                                                    \
-        .scratch_bytes = mm16_scratch_bytes,                                                                 \
-        .row_group = MM16_PANEL,                                                                             \
-    };
-FLOATS(ROWS)
-BLOCKS(ROWS)
-OTHERS(ROWS)
-
-static const struct kern_mat mat_F32 = {
-    .x_format = X_MM32,
-    .x_bytes = mm32_x_bytes,
-    .x_pack = mm32_x_pack,
-    .x_group = MM16_TILE,
-    .rows = mm32_rows,
-    .scratch_bytes = mm32_scratch_bytes,
-    .row_group = MM32_PANEL,
-};
+#include "kernels/cpu/mm_types.h"
 
 void avx512_mm_init(struct kern_ops *ops)
 {
-#define ENTER(t) ops->mm[DT_##t] = &mat_##t;
-    FLOATS(ENTER)
-    BLOCKS(ENTER)
-    OTHERS(ENTER)
-    ENTER(F32)
+    mm_enter(ops);
 }
