@@ -1,8 +1,11 @@
 /* The avx2 tier's weights × vector (decoding). */
-#include "kernels/cpu/tiers.h"
-#include "kernels/kernels.h"
+#include "kernels/cpu/avx2/mv.h"
 
 void avx2_mv_init(struct kern_ops *ops)
 {
-    (void)ops;
+    if (cpu_facts()->avx_vnni)
+        avx2_mv_blocks_vnni(ops);
+    else
+        avx2_mv_blocks(ops);
+    avx2_mv_floats(ops);
 }

@@ -37,46 +37,61 @@ UP_INLINE float total(const __m512 s[4])
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
 
-enum { MAX_TOKENS = 4, NEAR = 512, FAR = 4096 /* see mv_blocks.c */ };
+enum { MAX_SUMS = 4, NEAR = 256, FAR = 2048 /* see mv_blocks.c */ };
 
-/* One row with T tokens (a constant), `ldx` floats apart. */
-UP_INLINE void dot_row(enum dtype type, int T, float *y, int64_t ldy, const uint8_t *w, int64_t n,
-                       const float *x, int64_t ldx)
+/* R rows `apart` rows from each other with T tokens `ldx` floats apart; R and T are constants. */
+UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, int64_t apart, const uint8_t *w,
+                        size_t row_bytes, int64_t n, const float *x, int64_t ldx)
 {
-    __m512 s[MAX_TOKENS][4];
-    for (int t = 0; t < T; t++)
-        for (int i = 0; i < 4; i++) s[t][i] = _mm512_setzero_ps();
-    const size_t size = up_float_bytes(type);
+    __m512 s[MAX_SUMS][4];
+    for (int j = 0; j < R * T; j++)
+        for (int i = 0; i < 4; i++) s[j][i] = _mm512_setzero_ps();
+    const size_t size = up_float_bytes(type), stride = (size_t)apart * row_bytes;
     int64_t k = 0;
-    for (; k + STEP <= n; k += STEP) {
-        const uint8_t *at = w + (size_t)k * size;
-        for (int i = 0; i < 4; i++) {
-            __m512 v = up_floats(type, at + 16 * size * (size_t)i, 0xffff);
+    for (; k + STEP <= n; k += STEP, w += STEP * size) {
+        for (int r = 0; r < R; r++)
+            for (size_t i = 0; i < STEP * size; i += 64) {
+                _mm_prefetch((const char *)w + (size_t)r * stride + NEAR + i, _MM_HINT_T0);
+                _mm_prefetch((const char *)w + (size_t)r * stride + FAR + i, _MM_HINT_T1);
+            }
+        for (int i = 0; i < 4; i++)
+            for (int r = 0; r < R; r++) {
+                __m512 v = up_floats(type, w + (size_t)r * stride + 16 * size * (size_t)i, 0xffff);
+                for (int t = 0; t < T; t++) {
+                    __m512 xv = _mm512_load_ps(x + t * ldx + k + 16 * i);
+                    s[r * T + t][i] = _mm512_fmadd_ps(v, xv, s[r * T + t][i]);
+                }
+            }
+    }
+    for (int i = 0; i < 4 && k < n;
+         i++, k += 16, w += 16 * size) /* the row's end: nothing behind it is read */
+        for (int r = 0; r < R; r++) {
+            __mmask16 some = n - k < 16 ? (__mmask16)((1u << (n - k)) - 1) : 0xffff;
+            __m512 v = up_floats(type, w + (size_t)r * stride, some);
             for (int t = 0; t < T; t++)
-                s[t][i] = _mm512_fmadd_ps(v, _mm512_loadu_ps(x + t * ldx + k + 16 * i), s[t][i]);
+                s[r * T + t][i] = _mm512_fmadd_ps(v, _mm512_load_ps(x + t * ldx + k), s[r * T + t][i]);
         }
-        for (size_t i = 0; i < STEP * size; i += 64) {
-            _mm_prefetch((const char *)at + NEAR + i, _MM_HINT_T0);
-            _mm_prefetch((const char *)at + FAR + i, _MM_HINT_T1);
-        }
-    }
-    for (int i = 0; i < 4 && k < n; i++, k += 16) { /* the row's end: nothing behind it is read */
-        __mmask16 k16 = n - k < 16 ? (__mmask16)((1u << (n - k)) - 1) : 0xffff;
-        __m512 v = up_floats(type, w + (size_t)k * size, k16);
-        for (int t = 0; t < T; t++) s[t][i] = _mm512_fmadd_ps(v, _mm512_loadu_ps(x + t * ldx + k), s[t][i]);
-    }
-    for (int t = 0; t < T; t++) y[t * ldy] = total(s[t]);
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) y[t * ldy + r * apart] = total(s[r * T + t]);
 }
 
 UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w, size_t row_bytes,
                        int64_t rows, int64_t n, const float *x, int64_t T)
 {
-    int64_t np = padded(n);
-    for (int64_t r = 0; r < rows; r++, w += row_bytes, y++) {
+    int64_t np = padded(n), r = 0, part = T == 1 ? rows / 4 : T == 2 ? rows / 2 : 0;
+    for (; r < part; r++) {
+        const uint8_t *at = w + (size_t)r * row_bytes;
+        if (T == 1)
+            dot_rows(type, 4, 1, y + r, ldy, part, at, row_bytes, n, x, np);
+        else
+            dot_rows(type, 2, 2, y + r, ldy, part, at, row_bytes, n, x, np);
+    }
+    for (r = part * (T == 1 ? 4 : 2); r < rows; r++) {
+        const uint8_t *at = w + (size_t)r * row_bytes;
         int64_t t = 0;
-        for (; t + 4 <= T; t += 4) dot_row(type, 4, y + t * ldy, ldy, w, n, x + t * np, np);
-        for (; t + 2 <= T; t += 2) dot_row(type, 2, y + t * ldy, ldy, w, n, x + t * np, np);
-        for (; t < T; t++) dot_row(type, 1, y + t * ldy, ldy, w, n, x + t * np, np);
+        for (; t + 4 <= T; t += 4)
+            dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np, np);
+        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np, np);
     }
 }
 
@@ -101,7 +116,7 @@ static size_t no_scratch(int64_t n)
         .x_group = 1,                                                                                        \
         .rows = rows_##t,                                                                                    \
         .scratch_bytes = no_scratch,                                                                         \
-        .row_group = 1,                                                                                      \
+        .row_group = 4,                                                                                      \
     };
 TYPES(DEFINE)
 

@@ -1,0 +1,252 @@
+/* Products of quantised rows with one token or a few (kern_mat mv), AVX2; compiled a second time with
+ * AVX-VNNI.
+ *
+ *
+ * Tokens are prepared once: int8 in the piece order of unpack.h with a float scale for 32 values, and the
+ * sums that zero points and minima multiply. All block types share this form. A piece is unpacked once and
+ * meets every token. Each (row, token) has its own accumulators and its own fixed order of additions, so
+ * neither grouping nor T changes a bit of the result. */
+#include "kernels/cpu/avx2/mv.h"
+#include "kernels/cpu/avx2/unpack.h"
+
+/* One piece of a prepared token. */
+struct xq {
+    int8_t q[UP_PIECE]; /* piece order, −127 … 127 */
+    float d[8];         /* scale of block b */
+    float s[8];         /* d · sum of block b's quants */
+    float s16[2][8];    /* the same for each half of block b */
+};
+
+static int64_t pieces(int64_t n)
+{
+    return (n + UP_PIECE - 1) / UP_PIECE;
+}
+
+static size_t xq_bytes(int64_t n, int64_t T)
+{
+    return (size_t)(pieces(n) * T) * sizeof(struct xq);
+}
+
+static int add_across(__m256i v)
+{
+    __m128i a = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    a = _mm_add_epi32(a, _mm_shuffle_epi32(a, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(a, _mm_shuffle_epi32(a, 0xb1)));
+}
+
+static int max_across(__m256i v)
+{
+    __m128i a = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    a = _mm_max_epi32(a, _mm_shuffle_epi32(a, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(a, _mm_shuffle_epi32(a, 0xb1)));
+}
+
+/* Quantises 32 values; a NaN or infinity among them makes the scale NaN or infinite, and so every product. */
+static void pack_block(struct xq *x, int b, const float *in)
+{
+    __m256 v[4];
+    __m256i i[4], bits = _mm256_setzero_si256();
+    for (int k = 0; k < 4; k++) {
+        v[k] = _mm256_loadu_ps(in + 8 * k);
+        __m256i a = _mm256_and_si256(_mm256_castps_si256(v[k]), _mm256_set1_epi32(0x7fffffff));
+        bits = _mm256_max_epi32(bits, a); /* ordered as integers, NaN on top */
+    }
+    int top_bits = max_across(bits);
+    float top;
+    memcpy(&top, &top_bits, 4);
+    float d = top / 127, inverse = top < 1e-30f ? 0 : 127 / top;
+    for (int k = 0; k < 4; k++) i[k] = _mm256_cvtps_epi32(_mm256_mul_ps(v[k], _mm256_set1_ps(inverse)));
+    for (int h = 0; h < 2; h++) { /* packing works within lanes: the permutation puts values in order */
+        __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(i[2 * h], i[2 * h + 1]), 0xd8);
+        __m128i q = _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1));
+        /* −128 appears only where the scale is NaN or infinite; no sign can be taken of it */
+        q = _mm_max_epi8(q, _mm_set1_epi8(-127));
+        _mm_storeu_si128((__m128i *)(void *)(x->q + 32 * (2 * (b & 3) + h) + 16 * (b >> 2)), q);
+        x->s16[h][b] = d * (float)add_across(_mm256_add_epi32(i[2 * h], i[2 * h + 1]));
+    }
+    x->d[b] = d;
+    x->s[b] = x->s16[0][b] + x->s16[1][b];
+}
+
+static void xq_pack(void *dst, const float *x, int64_t ldx, int64_t n, int64_t T, int64_t t0, int64_t t1)
+{
+    (void)T;
+    static const float none[32];
+    int64_t np = pieces(n);
+    for (int64_t t = t0; t < t1; t++) {
+        struct xq *out = (struct xq *)dst + t * np;
+        for (int64_t i = 0; i < np * 8; i++) /* n is a multiple of 32: a block is whole or absent */
+            pack_block(&out[i / 8], (int)(i % 8), 32 * i < n ? x + t * ldx + 32 * i : none);
+    }
+}
+
+/* Running sums of one row with one token. */
+struct sums {
+    __m256 dot; /* Σ scale · integer products */
+    __m256 low; /* Σ minimum · activation sums */
+};
+
+/* acc + products of bytes, four to a 32-bit sum. */
+UP_INLINE __m256i dot8(enum dtype type, __m256i acc, __m256i w, const int8_t *xp)
+{
+    __m256i x = _mm256_load_si256((const __m256i *)(const void *)xp);
+    if (up_signed(type)) { /* |w| · (x with w's sign): the instructions want one side unsigned */
+        x = _mm256_sign_epi8(x, w);
+        w = _mm256_abs_epi8(w);
+    }
+#ifdef __AVXVNNI__
+    return _mm256_dpbusd_avx_epi32(acc, w, x);
+#else
+    /* pairs reach 2·128·127 at most: no saturation */
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+#endif
+}
+
+/* The same for two vectors that share their scales. */
+UP_INLINE __m256i dot8_two(enum dtype type, const __m256i w[2], const int8_t *x)
+{
+#ifndef __AVXVNNI__
+    if (!up_signed(type)) { /* quants below 32: the sum of two products of pairs still fits 16 bits */
+        __m256i a = _mm256_maddubs_epi16(w[0], _mm256_load_si256((const __m256i *)(const void *)x));
+        __m256i b = _mm256_maddubs_epi16(w[1], _mm256_load_si256((const __m256i *)(const void *)(x + 32)));
+        return _mm256_madd_epi16(_mm256_add_epi16(a, b), _mm256_set1_epi16(1));
+    }
+#endif
+    return dot8(type, dot8(type, _mm256_setzero_si256(), w[0], x), w[1], x + 32);
+}
+
+/* The scales of blocks i and i+4 in their lanes. */
+UP_INLINE __m256 lanes(__m256 v, int i)
+{
+    switch (i) {
+    case 0: return _mm256_permute_ps(v, 0x00);
+    case 1: return _mm256_permute_ps(v, 0x55);
+    case 2: return _mm256_permute_ps(v, 0xaa);
+    default: return _mm256_permute_ps(v, 0xff);
+    }
+}
+
+UP_INLINE void add_piece(enum dtype type, struct sums *s, const __m256i q[8], struct up_scale w,
+                         const struct xq *x)
+{
+    __m256 d = _mm256_load_ps(x->d), p = _mm256_mul_ps(w.scale, d);
+    if (up_fine(type)) {
+        __m256 p1 = _mm256_mul_ps(w.low, d);
+        for (int i = 0; i < 8; i++) {
+            __m256 v = _mm256_cvtepi32_ps(dot8(type, _mm256_setzero_si256(), q[i], x->q + 32 * i));
+            s->dot = _mm256_fmadd_ps(v, lanes(i % 2 ? p1 : p, i / 2), s->dot);
+        }
+        s->low = _mm256_fmadd_ps(w.scale, _mm256_load_ps(x->s16[0]), s->low);
+        s->low = _mm256_fmadd_ps(w.low, _mm256_load_ps(x->s16[1]), s->low);
+    } else {
+        for (int i = 0; i < 4; i++) {
+            __m256 v = _mm256_cvtepi32_ps(dot8_two(type, q + 2 * i, x->q + 64 * i));
+            s->dot = _mm256_fmadd_ps(v, lanes(p, i), s->dot);
+        }
+        if (!up_signed(type)) s->low = _mm256_fmadd_ps(w.low, _mm256_load_ps(x->s), s->low);
+    }
+}
+
+UP_INLINE float total(enum dtype type, struct sums s)
+{
+    __m256 v = up_signed(type) ? s.dot : _mm256_fmadd_ps(s.low, _mm256_set1_ps(up_minimum(type)), s.dot);
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+/* Four rows at once, far enough apart to lie in different pages, keep four hardware prefetchers busy;
+ * prefetches bridge the page ends where those stop. */
+enum { NEAR = 256, FAR = 2048, MAX_SUMS = 4, MAX_BYTES = 272 };
+
+UP_INLINE void prefetch(const uint8_t *at, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64) {
+        _mm_prefetch((const char *)at + NEAR + i, _MM_HINT_T0);
+        _mm_prefetch((const char *)at + FAR + i, _MM_HINT_T1);
+    }
+}
+
+/* R rows `apart` rows from each other with T tokens; R and T are constants. */
+UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, int64_t apart, const uint8_t *w,
+                        size_t row_bytes, int64_t n, const struct xq *x)
+{
+    struct sums s[MAX_SUMS];
+    for (int i = 0; i < R * T; i++) s[i].dot = s[i].low = _mm256_setzero_ps();
+    int64_t whole = n / UP_PIECE, np = pieces(n);
+    size_t step = up_bytes(type), stride = (size_t)apart * row_bytes;
+    __m256i q[8];
+    for (int64_t p = 0; p < whole; p++, w += step)
+        for (int r = 0; r < R; r++) {
+            const uint8_t *at = w + (size_t)r * stride;
+            up_quants(type, q, at);
+            struct up_scale scales = up_scales(type, at);
+            prefetch(at, step);
+            for (int t = 0; t < T; t++) add_piece(type, &s[r * T + t], q, scales, x + t * np + p);
+        }
+    if (whole < np) /* a part of a piece: the missing blocks are zero */
+        for (int r = 0; r < R; r++) {
+            uint8_t part[MAX_BYTES] = {0};
+            memcpy(part, w + (size_t)r * stride, (size_t)(n % UP_PIECE) / 32 * (step / 8));
+            up_quants(type, q, part);
+            struct up_scale scales = up_scales(type, part);
+            for (int t = 0; t < T; t++) add_piece(type, &s[r * T + t], q, scales, x + t * np + whole);
+        }
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) y[t * ldy + r * apart] = total(type, s[r * T + t]);
+}
+
+UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w, size_t row_bytes,
+                       int64_t rows, int64_t n, const struct xq *x, int64_t T)
+{
+    int64_t np = pieces(n), r = 0, part = T == 1 ? rows / 4 : T == 2 ? rows / 2 : 0;
+    for (; r < part; r++) {
+        const uint8_t *at = w + (size_t)r * row_bytes;
+        if (T == 1)
+            dot_rows(type, 4, 1, y + r, ldy, part, at, row_bytes, n, x);
+        else
+            dot_rows(type, 2, 2, y + r, ldy, part, at, row_bytes, n, x);
+    }
+    for (r = part * (T == 1 ? 4 : 2); r < rows; r++) {
+        const uint8_t *at = w + (size_t)r * row_bytes;
+        int64_t t = 0;
+        for (; t + 4 <= T; t += 4)
+            dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np);
+        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np);
+    }
+}
+
+static size_t no_scratch(int64_t n)
+{
+    (void)n;
+    return 0;
+}
+
+#define TYPES(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(IQ4_NL) X(Q4_K) X(Q5_K) X(Q6_K)
+#define DEFINE(t)                                                                                            \
+    static void rows_##t(float *y, int64_t ldy, const void *w, size_t row_bytes, int64_t rows, int64_t n,    \
+                         const void *xp, int64_t T, void *scratch)                                           \
+    {                                                                                                        \
+        (void)scratch;                                                                                       \
+        rows_of(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T);                                               \
+    }                                                                                                        \
+    static const struct kern_mat mat_##t = {                                                                 \
+        .x_format = X_AVX2_BLOCKS,                                                                           \
+        .x_bytes = xq_bytes,                                                                                 \
+        .x_pack = xq_pack,                                                                                   \
+        .x_group = 1,                                                                                        \
+        .rows = rows_##t,                                                                                    \
+        .scratch_bytes = no_scratch,                                                                         \
+        .row_group = 4,                                                                                      \
+    };
+TYPES(DEFINE)
+
+#ifdef __AVXVNNI__
+void avx2_mv_blocks_vnni(struct kern_ops *ops)
+#else
+void avx2_mv_blocks(struct kern_ops *ops)
+#endif
+{
+#define ENTER(t) ops->mv[DT_##t] = &mat_##t;
+    TYPES(ENTER)
+}

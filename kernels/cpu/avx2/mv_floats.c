@@ -1,0 +1,136 @@
+/* Products of F32, F16 and BF16 rows with one token or a few (kern_mat mv), AVX2.
+ *
+ * Activations stay float, padded with zeros to a multiple of 16. Each (row, token) has two accumulators, one
+ * for each 8 of 16 values, added at the end. */
+#include "kernels/cpu/avx2/mv.h"
+#include "kernels/cpu/avx2/unpack.h"
+
+enum { STEP = 16 };
+
+static int64_t padded(int64_t n)
+{
+    return (n + STEP - 1) / STEP * STEP;
+}
+
+static size_t xf_bytes(int64_t n, int64_t T)
+{
+    return (size_t)(padded(n) * T) * sizeof(float);
+}
+
+static void xf_pack(void *dst, const float *x, int64_t ldx, int64_t n, int64_t T, int64_t t0, int64_t t1)
+{
+    (void)T;
+    int64_t np = padded(n);
+    for (int64_t t = t0; t < t1; t++) {
+        float *out = (float *)dst + t * np;
+        memcpy(out, x + t * ldx, (size_t)n * sizeof(float));
+        memset(out + n, 0, (size_t)(np - n) * sizeof(float));
+    }
+}
+
+UP_INLINE float total(const __m256 s[2])
+{
+    __m256 v = _mm256_add_ps(s[0], s[1]);
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+enum { MAX_SUMS = 4, NEAR = 256, FAR = 2048 /* see mv_blocks.c */ };
+
+UP_INLINE void prefetch(const uint8_t *at)
+{
+    _mm_prefetch((const char *)at + NEAR, _MM_HINT_T0);
+    _mm_prefetch((const char *)at + FAR, _MM_HINT_T1);
+}
+
+/* 16 values of R rows, `stride` bytes apart, with T tokens. */
+UP_INLINE void add_step(enum dtype type, int R, int T, __m256 s[MAX_SUMS][2], const uint8_t *w, size_t stride,
+                        const float *x, int64_t ldx)
+{
+    for (int i = 0; i < 2; i++)
+        for (int r = 0; r < R; r++) {
+            __m256 v = up_floats(type, w + (size_t)r * stride + 8 * up_float_bytes(type) * (size_t)i);
+            for (int t = 0; t < T; t++) {
+                __m256 xv = _mm256_load_ps(x + t * ldx + 8 * i);
+                s[r * T + t][i] = _mm256_fmadd_ps(v, xv, s[r * T + t][i]);
+            }
+        }
+}
+
+/* R rows `apart` rows from each other with T tokens `ldx` floats apart; R and T are constants. */
+UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, int64_t apart, const uint8_t *w,
+                        size_t row_bytes, int64_t n, const float *x, int64_t ldx)
+{
+    __m256 s[MAX_SUMS][2];
+    for (int j = 0; j < R * T; j++) s[j][0] = s[j][1] = _mm256_setzero_ps();
+    const size_t size = up_float_bytes(type), stride = (size_t)apart * row_bytes;
+    int64_t k = 0;
+    for (; k + 2 * STEP <= n; k += 2 * STEP, w += 2 * STEP * size) {
+        for (int r = 0; r < R; r++) {
+            prefetch(w + (size_t)r * stride);
+            if (size == 4) prefetch(w + (size_t)r * stride + 64);
+        }
+        add_step(type, R, T, s, w, stride, x + k, ldx);
+        add_step(type, R, T, s, w + STEP * size, stride, x + k + STEP, ldx);
+    }
+    for (; k < n; k += STEP, w += STEP * size) { /* the row's end: nothing behind it is read */
+        uint8_t part[MAX_SUMS][STEP * sizeof(float)] = {0};
+        int64_t some = n - k < STEP ? n - k : STEP;
+        for (int r = 0; r < R; r++) memcpy(part[r], w + (size_t)r * stride, (size_t)some * size);
+        add_step(type, R, T, s, part[0], sizeof part[0], x + k, ldx);
+    }
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) y[t * ldy + r * apart] = total(s[r * T + t]);
+}
+
+UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w, size_t row_bytes,
+                       int64_t rows, int64_t n, const float *x, int64_t T)
+{
+    int64_t np = padded(n), r = 0, part = T == 1 ? rows / 4 : T == 2 ? rows / 2 : 0;
+    for (; r < part; r++) {
+        const uint8_t *at = w + (size_t)r * row_bytes;
+        if (T == 1)
+            dot_rows(type, 4, 1, y + r, ldy, part, at, row_bytes, n, x, np);
+        else
+            dot_rows(type, 2, 2, y + r, ldy, part, at, row_bytes, n, x, np);
+    }
+    for (r = part * (T == 1 ? 4 : 2); r < rows; r++) {
+        const uint8_t *at = w + (size_t)r * row_bytes;
+        int64_t t = 0;
+        for (; t + 4 <= T; t += 4)
+            dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np, np);
+        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np, np);
+    }
+}
+
+static size_t no_scratch(int64_t n)
+{
+    (void)n;
+    return 0;
+}
+
+#define TYPES(X) X(F32) X(F16) X(BF16)
+#define DEFINE(t)                                                                                            \
+    static void rows_##t(float *y, int64_t ldy, const void *w, size_t row_bytes, int64_t rows, int64_t n,    \
+                         const void *xp, int64_t T, void *scratch)                                           \
+    {                                                                                                        \
+        (void)scratch;                                                                                       \
+        rows_of(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T);                                               \
+    }                                                                                                        \
+    static const struct kern_mat mat_##t = {                                                                 \
+        .x_format = X_AVX2_FLOATS,                                                                           \
+        .x_bytes = xf_bytes,                                                                                 \
+        .x_pack = xf_pack,                                                                                   \
+        .x_group = 1,                                                                                        \
+        .rows = rows_##t,                                                                                    \
+        .scratch_bytes = no_scratch,                                                                         \
+        .row_group = 4,                                                                                      \
+    };
+TYPES(DEFINE)
+
+void avx2_mv_floats(struct kern_ops *ops)
+{
+#define ENTER(t) ops->mv[DT_##t] = &mat_##t;
+    TYPES(ENTER)
+}
