@@ -32,6 +32,7 @@ struct chat_template {
     const char *start;          /* before everything */
     const char *default_system; /* where the conversation has none */
     enum place place;
+    bool drop_thoughts; /* earlier answers are shown without what stands before "</think>" */
 };
 
 #define CHATML(label, text)                                                                                  \
@@ -58,6 +59,8 @@ enum {
     T_QWEN2,
     T_QWEN25,
     T_SMOLLM2,
+    T_QWEN3,
+    T_QWQ,
     T_LLAMA2,
     T_LLAMA3,
     T_LLAMA31,
@@ -86,6 +89,7 @@ enum {
     T_EXAONE3,
     T_CHATGLM3,
     T_CHATGLM4,
+    T_GLMEDGE,
     T_MINICPM,
     T_MEGREZ,
     T_MONARCH,
@@ -99,6 +103,18 @@ static const struct chat_template table[T_COUNT] = {
     [T_QWEN2] = CHATML("qwen2", "You are a helpful assistant."),
     [T_QWEN25] = CHATML("qwen2.5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
     [T_SMOLLM2] = CHATML("smollm2", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
+    [T_QWEN3] = {.name = "qwen3",
+                 .system = {"<|im_start|>system\n", "<|im_end|>\n"},
+                 .user = {"<|im_start|>user\n", "<|im_end|>\n"},
+                 .assistant = {"<|im_start|>assistant\n", "<|im_end|>\n"},
+                 .generate = "<|im_start|>assistant\n",
+                 .drop_thoughts = true},
+    [T_QWQ] = {.name = "qwq",
+               .system = {"<|im_start|>system\n", "<|im_end|>\n"},
+               .user = {"<|im_start|>user\n", "<|im_end|>\n"},
+               .assistant = {"<|im_start|>assistant\n", "<|im_end|>\n"},
+               .generate = "<|im_start|>assistant\n<think>\n",
+               .drop_thoughts = true},
     [T_LLAMA2] = {.name = "llama2",
                   .system = {"<<SYS>>\n", "\n<</SYS>>\n\n"},
                   .user = {"\1[INST] ", " [/INST]", true},
@@ -217,7 +233,8 @@ static const struct chat_template table[T_COUNT] = {
                        .system = {"", ""},
                        .user = {DS_USER, ""},
                        .assistant = {DS_ASSISTANT, DS_END},
-                       .generate = DS_ASSISTANT "<think>\n"},
+                       .generate = DS_ASSISTANT "<think>\n",
+                       .drop_thoughts = true},
     [T_COMMAND_R] = {.name = "command-r",
                      .system = {COHERE("SYSTEM"), COHERE_END},
                      .user = {COHERE("USER"), COHERE_END, true},
@@ -250,6 +267,11 @@ static const struct chat_template table[T_COUNT] = {
                     .assistant = {"<|assistant|>\n", ""},
                     .generate = "<|assistant|>",
                     .start = "[gMASK]<sop>"},
+    [T_GLMEDGE] = {.name = "glmedge",
+                   .system = {"<|system|>\n", ""},
+                   .user = {"<|user|>\n", ""},
+                   .assistant = {"<|assistant|>\n", ""},
+                   .generate = "<|assistant|>"},
     [T_MINICPM] = {.name = "minicpm",
                    .system = {"", "", true},
                    .user = {"<\xe7\x94\xa8\xe6\x88\xb7>", "<AI>", true},
@@ -285,6 +307,8 @@ const char *const *chat_names(void)
         "qwen2",
         "qwen2.5",
         "smollm2",
+        "qwen3",
+        "qwq",
         "llama2",
         "llama3",
         "llama3.1",
@@ -313,6 +337,7 @@ const char *const *chat_names(void)
         "exaone3",
         "chatglm3",
         "chatglm4",
+        "glmedge",
         "minicpm",
         "megrez",
         "monarch",
@@ -335,6 +360,8 @@ static bool has(const struct jinja *j, const char *mark)
 static int chatml_kind(const struct jinja *j)
 {
     if (has(j, "<|im_sep|>")) return T_PHI4;
+    if (has(j, "assistant\\n<think>\\n")) return T_QWQ;
+    if (has(j, "enable_thinking")) return T_QWEN3;
     if (has(j, "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")) return T_QWEN25;
     if (has(j, "trained by Hugging Face")) return T_SMOLLM2;
     if (has(j, "system\\nYou are a helpful assistant.<|im_end|>")) return T_QWEN2;
@@ -369,6 +396,8 @@ static int kind(const struct jinja *j)
     if (has(j, DS_ASSISTANT) && has(j, DS_USER))
         return has(j, DS_ASSISTANT "<think>") ? T_DEEPSEEK_R1 : T_DEEPSEEK3;
     if (has(j, "<|assistant|>") && has(j, "<|end|>")) return T_PHI3;
+    if (has(j, "<|assistant|>") && has(j, "<|user|>") && !has(j, "eos_token") && !has(j, "</s>"))
+        return T_GLMEDGE;
     if (has(j, "<|assistant|>") && has(j, "<|user|>"))
         return has(j, "message['content'] + eos_token }}\n{% elif message['role'] == 'system'") ||
                        has(j, "<|user|>\\n' + message['content'] + eos_token") ||
@@ -548,8 +577,12 @@ static int format(const struct chat_template *t, const struct chat_message *m, s
             own(b, t->system.after);
         }
         first = first && !user;
+        const char *text = m[i].text;
+        if (t->drop_thoughts && a == &t->assistant)
+            for (const char *p; (p = strstr(text, "</think>"));)
+                for (text = p + 8; *text == '\n' && t != &table[T_DEEPSEEK_R1];) text++;
         /* Llama 2 strips the message together with the system text before it: its left end stays. */
-        put(b, m[i].text, a->trim && !(with_system && !t->system.trim), a->trim);
+        put(b, text, a->trim && !(with_system && !t->system.trim), a->trim);
         own(b, a->after);
     }
     own(b, generate ? t->generate : t->done);
