@@ -104,8 +104,11 @@ void ref_encode_q8_0(uint8_t *b, const float *x)
     b[0] = (uint8_t)half;
     b[1] = (uint8_t)(half >> 8);
     for (int i = 0; i < 32; i++) {
-        float q = x[i] * inverse;
-        b[2 + i] = (uint8_t)(int8_t)(fabsf(q) < 127.5f ? roundf(q) : 0);
+        float v = x[i] * inverse;
+        v = fabsf(v) < 127.5f ? v : 0;
+        int q = (int)v; /* then half away from zero: v - q is exact */
+        q += (v - (float)q >= 0.5f) - (v - (float)q <= -0.5f);
+        b[2 + i] = (uint8_t)(int8_t)q;
     }
 }
 
