@@ -22,6 +22,7 @@ import config  # noqa: E402
 import text  # noqa: E402
 from errors import RecipeError, run_main  # noqa: E402
 from fatrelu import search  # noqa: E402
+import metrics  # noqa: E402
 from model import Llama, ModelConfig  # noqa: E402
 from muon import orthogonalise  # noqa: E402
 from schedule import learning_rate_share, sparsity_weight  # noqa: E402
@@ -184,6 +185,26 @@ def activations():
     tap.check("attention sees no later token", torch.equal(a[:, :8], b[:, :8]))
 
 
+def figures():
+    g = torch.Generator().manual_seed(2)
+    h, down = torch.randn(64, 40, generator=g).relu(), torch.randn(16, 40, generator=g)
+    norms = down.norm(dim=0)
+    eps = metrics.epsilon_for(h, down, norms, 0.2)
+    tail = (h * (h.abs() * norms < eps)) @ down.T
+    by_hand = (tail.norm(dim=1) / (h @ down.T).norm(dim=1)).mean().item()
+    tap.check("the threshold for CETT 0.2 is found", abs(by_hand - 0.2) < 0.02 and by_hand <= 0.2, (eps, by_hand))
+    a = torch.zeros(8, 4, dtype=torch.bool)  # two windows of four tokens
+    a[0, [0, 1]] = a[1, [1, 2]] = a[2, [0]] = a[3, [3]] = a[4, [0]] = a[5, [0]] = a[6, [0]] = a[7, [0]] = True
+    tap.check("reuse counts within a window", abs(metrics.reuse(a, 4, 1) - (0.5 + 0 + 0 + 1 + 1 + 1) / 6) < 1e-6 and abs(metrics.reuse(a, 4, 2) - (1 + 0 + 1 + 1) / 4) < 1e-6,
+              (metrics.reuse(a, 4, 1), metrics.reuse(a, 4, 2)))
+    pairs = torch.zeros(10, 6, dtype=torch.bool)
+    pairs[:5, [0, 1]] = pairs[5:, [2, 3]] = True
+    tap.check("the co-activation gap of perfect pairs", abs(metrics.coactivation_gap(pairs, 1) - (1 - 2 / 6)) < 1e-6, metrics.coactivation_gap(pairs, 1))
+    x = torch.randn(2000, 16, generator=g)
+    recall, sparsity = metrics.train_predictor(x, x @ torch.randn(16, 24, generator=g) > 4.0, 24, 300)
+    tap.check("a predictor learns linear gates", recall > 0.6 and sparsity > 0.7, (recall, sparsity))
+
+
 def story(rng):
     words = ["cat", "dog", "sun", "ran", "sat", "the", "a", "big", "red", "Tim", "saw"]
     return " ".join(rng.choice(words) for _ in range(60)).capitalize() + "."
@@ -238,7 +259,19 @@ def runs():
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
     refused("a damaged checkpoint is refused", command("train.py", TMP / "two.toml", "--runs", TMP / "runs"), "damaged", "checkpoint.pt")
+    compared(whole)
     exports()
+
+
+def compared(whole):
+    """Both variants trained by one command, then measured."""
+    (TMP / "three.toml").write_text(FORK.format(name="three"))
+    (TMP / "runs" / "toy" / "checkpoint.pt").unlink()
+    (TMP / "runs" / "toy" / "fork-4.pt").unlink()
+    out = command("compare.py", TMP / "three.toml", TMP / "toy.toml", "--runs", TMP / "runs", "--windows", 4, "--predictor-steps", 3, "-o", TMP / "table.md")
+    rows = (TMP / "table.md").read_text().splitlines() if out.returncode == 0 else []
+    tap.check("the comparison trains what it needs and makes its table", len(rows) == 4 and rows[2].startswith("| toy ") and rows[3].startswith("| three ")
+              and same(whole, weights("toy")), out.stdout + out.stderr)
 
 
 def exports():
@@ -274,5 +307,6 @@ schedules()
 configs()
 texts()
 activations()
+figures()
 runs()
 tap.done()
