@@ -194,8 +194,8 @@ def figures():
     by_hand = (tail.norm(dim=1) / (h @ down.T).norm(dim=1)).mean().item()
     tap.check("the threshold for CETT 0.2 is found", abs(by_hand - 0.2) < 0.02 and by_hand <= 0.2, (eps, by_hand))
     a = torch.zeros(8, 4, dtype=torch.bool)  # two windows of four tokens
-    a[0, [0, 1]] = a[1, [1, 2]] = a[2, [0]] = a[3, [3]] = a[4, [0]] = a[5, [0]] = a[6, [0]] = a[7, [0]] = True
-    tap.check("reuse counts within a window", abs(metrics.reuse(a, 4, 1) - (0.5 + 0 + 0 + 1 + 1 + 1) / 6) < 1e-6 and abs(metrics.reuse(a, 4, 2) - (1 + 0 + 1 + 1) / 4) < 1e-6,
+    a[0, [0, 1]] = a[1, [1, 2]] = a[2, [2]] = a[3, [1]] = a[4, [0]] = a[5, [0]] = a[6, [0]] = a[7, [0]] = True
+    tap.check("reuse counts within a window", abs(metrics.reuse(a, 4, 1) - (0.5 + 1 + 0 + 1 + 1 + 1) / 6) < 1e-6 and abs(metrics.reuse(a, 4, 2) - 1) < 1e-6,
               (metrics.reuse(a, 4, 1), metrics.reuse(a, 4, 2)))
     pairs = torch.zeros(10, 6, dtype=torch.bool)
     pairs[:5, [0, 1]] = pairs[5:, [2, 3]] = True
