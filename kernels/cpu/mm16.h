@@ -24,11 +24,9 @@
 #ifndef KERNELS_CPU_MM16_H
 #define KERNELS_CPU_MM16_H
 
-#include "base/dtype.h"
+#include "kernels/cpu/mm16_values.h"
 
 #include <stddef.h>
-#include <stdint.h>
-#include <string.h>
 
 /* What a tier defines before it includes this file:
  *   VL, NT, MR          32-bit lanes of a vector; vectors of a tile of tokens; rows of a tile
@@ -37,12 +35,8 @@
  * vi_sub32, vi_dot(&acc, x, w)  acc += the sum of the two 16-bit products of each lane vi_transpose(v[VL]) of
  * 32-bit elements vf_load, vf_store, vf_set1, vf_from_int(vi), vf_mul, vf_fma(a, b, c) = a·b + c and after it
  * mm16_quantise_x and a mm16_quantise a type. */
-#define MM16_INLINE static inline __attribute__((always_inline))
-
 enum {
-    MM16_PIECE = 256,            /* values of a row that stand together */
     MM16_PAIRS = MM16_PIECE / 2, /* 32-bit pairs of a piece */
-    MM16_CHUNK = 2 * MM16_PIECE, /* values between two conversions to float */
     MM16_TILE = NT * VL,         /* tokens of a full tile */
     MM16_GROUP = 2 * MM16_TILE,  /* tokens of one Strassen group */
     MM16_HALF = MM16_HALF_ROWS,  /* most rows of half a panel: a multiple of MR */
@@ -50,34 +44,8 @@ enum {
     MM16_BLOCK = 512, /* tokens whose sums are kept at a time: whole groups */
 };
 
-/* Limits of the integers: single values, and the norms over a chunk. Rounding may add 1.5 a value to w and
- * 0.5 to x, which the products of the limits leave room for:
- * (92600 + 1.5·√512)(23150 + 0.5·√512) < 2^31. */
-#define MM16_MAX    16380.0f
-#define MM16_NORM_W 92600.0f
-#define MM16_NORM_X 23150.0f
-
-/* One row, `values` ≤ 512 of them from a chunk (the rest of the two pieces becomes 0), to integers in
- * the tier's order. Returns the factor back to float; NaN if the values are not finite. */
-typedef float mm16_quantise(int16_t *dst, const uint8_t *src, int64_t values);
-
 /* The same for a token's floats, within the limits for x. The tier's. */
 static mm16_quantise mm16_quantise_x;
-
-/* The factor to integers from the largest magnitude (as bits: NaN and infinity are larger than all numbers)
- * and the sum of squares; *back its inverse. Not finite: 0 and NaN. */
-MM16_INLINE float mm16_factor(uint32_t most, float squares, float norm, float *back)
-{
-    float max;
-    memcpy(&max, &most, sizeof max);
-    *back = most >= 0x7f800000u ? __builtin_nanf("") : 0;
-    if (most >= 0x7f800000u || max < 0x1p-100f) return 0;
-    float root = max * 22.63f; /* √512 of the largest; squares of very large or small values are no floats */
-    if (max < 0x1p50f && max > 0x1p-50f) root = __builtin_sqrtf(squares);
-    float by_norm = norm / root, by_max = MM16_MAX / max, f = by_norm < by_max ? by_norm : by_max;
-    *back = 1.0f / f;
-    return f;
-}
 
 /* ---- The prepared activations
  * ------------------------------------------------------------------------------------

@@ -1,11 +1,10 @@
-/* The table of products of many tokens: one entry a type, from the tier's quantise_float and quantise_blocks
- * and kernels/cpu/mm16.h. A tier includes this last, with X_MM16 and X_MM32 defined as the numbers of its
- * prepared forms. */
+/* The table of products of many tokens: one entry a type, from the tier's quantise_float and quantise_blocks.
+ * A tier includes this last, after the product itself: X_MM16 and X_MM32 the numbers of its prepared forms,
+ * MM16_GROUP and MM16_PANEL the tokens and rows it likes to take at once. */
 #ifndef KERNELS_CPU_MM_TYPES_H
 #define KERNELS_CPU_MM_TYPES_H
 
-#include "kernels/cpu/mm16.h"
-#include "kernels/cpu/mm32.h"
+#include "kernels/cpu/mm16_values.h"
 #include "kernels/cpu/ref/ref.h"
 #include "kernels/cpu/tiers.h"
 #include "kernels/kernels.h"
@@ -65,6 +64,7 @@ FLOATS(ROWS)
 BLOCKS(ROWS)
 OTHERS(ROWS)
 
+#ifdef KERNELS_CPU_MM32_H
 static const struct kern_mat mat_F32 = {
     .x_format = X_MM32,
     .x_bytes = mm32_x_bytes,
@@ -74,6 +74,7 @@ static const struct kern_mat mat_F32 = {
     .scratch_bytes = mm32_scratch_bytes,
     .row_group = MM32_PANEL,
 };
+#endif
 
 static void mm_enter(struct kern_ops *ops)
 {
@@ -81,7 +82,9 @@ static void mm_enter(struct kern_ops *ops)
     FLOATS(ENTER)
     BLOCKS(ENTER)
     OTHERS(ENTER)
+#ifdef KERNELS_CPU_MM32_H
     ENTER(F32)
+#endif
 }
 
 #endif

@@ -20,6 +20,12 @@ struct kt {
     double seconds;     /* of the benchmark, a measurement */
 };
 
+/* The tiers' tables and then variants of them (variants.c); NULL where this CPU or build has none. */
+enum { KT_AVX2_MADD = KERN_TIERS, KT_AMX_EMULATED, KT_TABLES };
+const struct kern_ops *kt_table(int t);
+/* The table that table t overlays; NULL for the first. */
+const struct kern_ops *kt_below(int t);
+
 /* True if a check of this name is asked for. */
 bool kt_wanted(const struct kt *k, const char *name);
 
@@ -58,6 +64,7 @@ void fill_weights(struct rng *r, enum dtype type, enum fill_w how, unsigned char
 void fill_floats(struct rng *r, enum fill_x how, float *dst, int64_t n);
 
 void check_products(struct kt *k);
+void check_bits(struct kt *k);
 void check_vec(struct kt *k);
 void check_attn(struct kt *k);
 void bench_all(struct kt *k);

@@ -74,6 +74,7 @@ int main(int argc, char **argv)
         if (!kern_tier((enum kern_tier)t)) tap_skip(&k.tap, names[t], "this CPU or build has no such tier");
     }
     check_products(&k);
+    check_bits(&k);
     check_vec(&k);
     check_attn(&k);
     return tap_done(&k.tap);

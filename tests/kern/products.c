@@ -275,19 +275,18 @@ void check_products(struct kt *k)
     for (int type = 0; type < DT_COUNT; type++) {
         const struct dtype_info *info = dtype_info((uint32_t)type);
         if (!info || !info->weights) continue;
-        const struct kern_mat *todo[KERN_TIERS][OPS] = {{0}};
-        char names[KERN_TIERS][OPS][64];
-        struct verdict verdicts[KERN_TIERS][OPS];
+        const struct kern_mat *todo[KT_TABLES][OPS] = {{0}};
+        char names[KT_TABLES][OPS][64];
+        struct verdict verdicts[KT_TABLES][OPS];
         memset(verdicts, 0, sizeof verdicts);
         bool any = false;
-        for (int t = 0; t < KERN_TIERS; t++) {
+        for (int t = 0; t < KT_TABLES; t++) {
             for (int op = 0; op < OPS; op++) {
-                const struct kern_ops *ops = kern_tier((enum kern_tier)t);
+                const struct kern_ops *ops = kt_table(t);
                 if (!ops) continue;
                 snprintf(names[t][op], sizeof names[t][op], "%s %s %s", ops->name, op ? "mm" : "mv",
                          info->name);
-                if (t > 0 && entry(ops, op, type) == entry(kern_tier((enum kern_tier)(t - 1)), op, type))
-                    continue;
+                if (t > 0 && entry(ops, op, type) == entry(kt_below(t), op, type)) continue;
                 if (t == 0 && op == 1 && ops->mm[type] == ops->mv[type]) continue;
                 if (!kt_wanted(k, names[t][op])) continue;
                 todo[t][op] = entry(ops, op, type);
@@ -298,12 +297,12 @@ void check_products(struct kt *k)
         for (int c = 0; c < count; c++) {
             struct problem p = {.s = list[c], .type = (enum dtype)type};
             problem_make(&p, ref, k->seed + (uint64_t)(type * 1000 + c));
-            for (int t = 0; t < KERN_TIERS; t++)
+            for (int t = 0; t < KT_TABLES; t++)
                 for (int op = 0; op < OPS; op++)
                     if (todo[t][op] && !verdicts[t][op].failed) try_one(&verdicts[t][op], &p, todo[t][op]);
             problem_free(&p);
         }
-        for (int t = 0; t < KERN_TIERS; t++)
+        for (int t = 0; t < KT_TABLES; t++)
             for (int op = 0; op < OPS; op++)
                 if (todo[t][op]) verdict_report(k, &verdicts[t][op], names[t][op]);
     }
