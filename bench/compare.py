@@ -129,7 +129,7 @@ def compare(args, model):
         number = len(result["rounds"])
         entry = {"speed": {}, "bandwidth": None}
         try:
-            entry["bandwidth"] = bandwidth(args)
+            entry["bandwidth"] = None if args.no_membw else bandwidth(args)
         except Failed as why:
             result["failures"].append({"round": number, "program": "read bandwidth", "why": str(why)})
         for name in names if number % 2 == 0 else reversed(names):
@@ -205,6 +205,7 @@ def main():
     p.add_argument("--width", type=float, default=0.05, help="narrow: interval / median of all ratios (default 0.05)")
     p.add_argument("--timeout", type=float, default=1800, metavar="S", help="of one process")
     p.add_argument("--wrap", default="", metavar="COMMAND", help="put before every command, such as 'taskset -c 0,1'")
+    p.add_argument("--no-membw", action="store_true", help="do not measure the read bandwidth before every round")
     p.add_argument("--json", metavar="FILE", help="everything that was measured")
     p.add_argument("--quiet", action="store_true", help="no line a round on stderr")
     args = p.parse_args()

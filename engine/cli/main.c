@@ -140,6 +140,7 @@ int main(int argc, char **argv)
 {
     guard_standard_files();
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error like others, reported below */
+    signal(SIGXFSZ, SIG_IGN); /* and so is a file that may not grow */
     int status = dispatch(argc, argv);
     bool bad = ferror(stdout);
     errno = 0;

@@ -79,22 +79,55 @@ static const struct cli_opt common[] = {
     {0},
 };
 
+enum { TEXT_COLUMN = 29, COLUMNS = 112 };
+
+/* Prints the option and its help beside it, broken between words and at newlines. */
 static void print_option(const struct cli_opt *o)
 {
-    char left[80];
-    snprintf(left, sizeof left, "  %c%c%c --%s%s%s", o->key ? '-' : ' ', o->key ? o->key : ' ',
-             o->key ? ',' : ' ', o->name, o->value ? " " : "", o->value ? o->value : "");
-    const char *text = o->help;
-    printf("%-28s ", left);
-    if (strlen(left) > 28) printf("\n%-28s ", "");
-    for (const char *nl; (nl = strchr(text, '\n')); text = nl + 1)
-        printf("%.*s\n%-28s ", (int)(nl - text), text, "");
-    printf("%s\n", text);
+    int at = printf("  %c%c%c --%s%s%s", o->key ? '-' : ' ', o->key ? o->key : ' ', o->key ? ',' : ' ',
+                    o->name, o->value ? " " : "", o->value ? o->value : "");
+    if (at >= TEXT_COLUMN) {
+        printf("\n");
+        at = 0;
+    }
+    printf("%*s", TEXT_COLUMN - at, "");
+    at = TEXT_COLUMN;
+    for (const char *p = o->help; *p;) {
+        int n = (int)strcspn(p, " \n");
+        if (at > TEXT_COLUMN && at + 1 + n > COLUMNS) {
+            printf("\n%*s", TEXT_COLUMN, "");
+            at = TEXT_COLUMN;
+        }
+        at += printf("%s%.*s", at > TEXT_COLUMN ? " " : "", n, p);
+        p += n;
+        if (*p == '\n') {
+            printf("\n%*s", TEXT_COLUMN, "");
+            at = TEXT_COLUMN;
+        }
+        if (*p) p++;
+    }
+    printf("\n");
+}
+
+/* The usage line, broken between words (not inside brackets) where it would leave an ordinary terminal. */
+static void print_usage(const struct cli_command *self)
+{
+    int at = printf("usage: calor %s", self->name), indent = at + 1, depth = 0;
+    const char *p = self->args;
+    while (*p) {
+        size_t n = 0;
+        for (; p[n] && (p[n] != ' ' || depth > 0); n++) depth += (p[n] == '[') - (p[n] == ']');
+        if (at + 1 + (int)n > COLUMNS && at >= indent) at = printf("\n%*s", indent - 1, "") - 1;
+        at += printf(" %.*s", (int)n, p);
+        p += n;
+        p += strspn(p, " ");
+    }
+    printf("\n\n%s.\n", self->brief);
 }
 
 static void print_help(const struct cli_command *self, const struct cli_opt *opts)
 {
-    printf("usage: calor %s %s\n\n%s.\n", self->name, self->args, self->brief);
+    print_usage(self);
     if (self->details) printf("\n%s\n", self->details);
     printf("\noptions:\n");
     for (const struct cli_opt *o = opts; o->name; o++) print_option(o);
