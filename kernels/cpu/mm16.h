@@ -37,9 +37,10 @@
  * mm16_quantise_x and a mm16_quantise a type. */
 enum {
     MM16_PAIRS = MM16_PIECE / 2, /* 32-bit pairs of a piece */
-    MM16_TILE = NT * VL,         /* tokens of a full tile */
-    MM16_GROUP = 2 * MM16_TILE,  /* tokens of one Strassen group */
-    MM16_HALF = MM16_HALF_ROWS,  /* most rows of half a panel: a multiple of MR */
+    MM16_AHEAD = MM16_PAIRS / 4 * 64,
+    MM16_TILE = NT * VL,        /* tokens of a full tile */
+    MM16_GROUP = 2 * MM16_TILE, /* tokens of one Strassen group */
+    MM16_HALF = MM16_HALF_ROWS, /* most rows of half a panel: a multiple of MR */
     MM16_PANEL = 2 * MM16_HALF,
     MM16_BLOCK = 512, /* tokens whose sums are kept at a time: whole groups */
 };
@@ -180,22 +181,25 @@ MM16_INLINE void mm16_put(int32_t *d, vi v, enum mm16_put how)
 /* MR rows (a piece each, one after the other) × nt vectors of tokens over one piece; the sums go to a and b.
  */
 MM16_INLINE void mm16_tile_of(int nt, int32_t *a, enum mm16_put how_a, int32_t *b, enum mm16_put how_b,
-                              const int16_t *w, const int16_t *x)
+                              const int16_t *w, const int16_t *x, const char *next)
 {
     vi acc[MR][NT];
 #pragma GCC unroll 16
     for (int r = 0; r < MR; r++)
 #pragma GCC unroll 8
         for (int j = 0; j < nt; j++) acc[r][j] = vi_zero();
-    for (int64_t k = 0; k < MM16_PAIRS; k++) {
-        vi xv[NT];
+    for (int64_t k4 = 0; k4 < MM16_PAIRS; k4 += 4, next += 64) {
+        __builtin_prefetch(next, 0, 2); /* one line at a time: a burst of them would fill the miss queue */
+        for (int64_t k = k4; k < k4 + 4; k++) {
+            vi xv[NT];
 #pragma GCC unroll 8
-        for (int j = 0; j < nt; j++) xv[j] = vi_load(x + (k * nt + j) * 2 * VL);
+            for (int j = 0; j < nt; j++) xv[j] = vi_load(x + (k * nt + j) * 2 * VL);
 #pragma GCC unroll 16
-        for (int r = 0; r < MR; r++) {
-            vi wv = vi_pair(w + r * MM16_PIECE + 2 * k);
+            for (int r = 0; r < MR; r++) {
+                vi wv = vi_pair(w + r * MM16_PIECE + 2 * k);
 #pragma GCC unroll 8
-            for (int j = 0; j < nt; j++) vi_dot(&acc[r][j], xv[j], wv);
+                for (int j = 0; j < nt; j++) vi_dot(&acc[r][j], xv[j], wv);
+            }
         }
     }
 #pragma GCC unroll 16
@@ -207,12 +211,13 @@ MM16_INLINE void mm16_tile_of(int nt, int32_t *a, enum mm16_put how_a, int32_t *
         }
 }
 
-typedef void mm16_tile(int32_t *a, int32_t *b, const int16_t *w, const int16_t *x);
+typedef void mm16_tile(int32_t *a, int32_t *b, const int16_t *w, const int16_t *x, const char *next);
 
 #define MM16_TILE_FN(name, nt, how_a, how_b)                                                                 \
-    static __attribute__((noinline)) void name(int32_t *a, int32_t *b, const int16_t *w, const int16_t *x)   \
+    static __attribute__((noinline)) void name(int32_t *a, int32_t *b, const int16_t *w, const int16_t *x,   \
+                                               const char *next)                                             \
     {                                                                                                        \
-        mm16_tile_of(nt, a, how_a, b, how_b, w, x);                                                          \
+        mm16_tile_of(nt, a, how_a, b, how_b, w, x, next);                                                    \
     }
 MM16_TILE_FN(mm16_set_set, NT, MM16_SET, MM16_SET)
 MM16_TILE_FN(mm16_add_add, NT, MM16_ADD, MM16_ADD)
@@ -272,10 +277,9 @@ static void mm16_pack_w(struct mm16_scratch *s, mm16_quantise *quantise, const u
         for (int h = 0; h < 2; h++) {
             int64_t row = r + h * half;
             if (row < rows) {
-                /* Rows lie far apart: the hardware does not see the next chunk coming. */
-                for (size_t at = 0; at < ahead; at += 64)
-                    __builtin_prefetch(w + (size_t)row * row_bytes + ahead + at, 0, 2);
-                s->scale[row] = quantise(s->pair[h][0], w + (size_t)row * row_bytes, values);
+                const uint8_t *from = w + (size_t)row * row_bytes;
+                mm16_fetch_ahead(from, row_bytes, ahead);
+                s->scale[row] = quantise(s->pair[h][0], from, values);
             } else {
                 s->scale[row] = 0;
                 memset(s->pair[h], 0, sizeof s->pair[h]);
@@ -327,13 +331,11 @@ static void mm16_group(struct mm16_scratch *s, const int16_t *x, const float *xs
         {mm16_add, c11, c11},
     };
     /* X comes from far: while one operand is used, the next is fetched, a share with each tile. */
-    int64_t share = (STEP * (int64_t)sizeof *x / 64 + half / MR - 1) / (half / MR) * 64;
+    int64_t share = STEP * (int64_t)sizeof *x / (half / MR);
     for (int i = 0; i < 7; i++, x += STEP) {
         const char *next = (const char *)(x + STEP);
-        for (int64_t r = 0; r < half; r += MR, next += share) {
-            for (int64_t at = 0; at < share; at += 64) __builtin_prefetch(next + at, 0, 2);
-            steps[i].fn(steps[i].a + r * MM16_TILE, steps[i].b + r * MM16_TILE, s->seven[i][r], x);
-        }
+        for (int64_t r = 0; r < half; r += MR, next += share)
+            steps[i].fn(steps[i].a + r * MM16_TILE, steps[i].b + r * MM16_TILE, s->seven[i][r], x, next);
     }
     /* c: the first tile's rows, then the second's. */
     float *hi = c + 2 * quarter;
@@ -393,8 +395,9 @@ static void mm16_panel(struct mm16_scratch *s, mm16_quantise *quantise, size_t c
             const int16_t *tile = (const int16_t *)(x + mm16_tile_at(&sh, k, t));
             for (int p = 0; p < (k < sh.full ? 2 : 1); p++)
                 for (int64_t r = 0; r < all; r += MR)
-                    mm16_plain(width, p == 0)(s->sums + r * width * VL, NULL, s->plain[p][r],
-                                              tile + p * MM16_PIECE * width * VL);
+                    mm16_plain(width, p == 0)(
+                        s->sums + r * width * VL, NULL, s->plain[p][r], tile + p * MM16_PIECE * width * VL,
+                        (const char *)(tile + (p + 1) * MM16_PIECE * width * VL) + r / MR * MM16_AHEAD);
             mm16_scale(c, s->sums, s->scale, xs + t, all, width, k == 0);
             t += MM16_TILE;
         }

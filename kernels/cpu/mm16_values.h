@@ -31,6 +31,14 @@ enum {
  * the tier's order. Returns the factor back to float; NaN if the values are not finite. */
 typedef float mm16_quantise(int16_t *dst, const uint8_t *src, int64_t values);
 
+/* Rows lie far apart, so the hardware sees neither the next rows of a chunk coming nor the next chunk of a
+ * row: fetches both. `bytes`: of a chunk of a row. */
+MM16_INLINE void mm16_fetch_ahead(const uint8_t *from, size_t row_bytes, size_t bytes)
+{
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + 4 * row_bytes + at, 0, 3);
+    for (size_t at = 0; at < bytes; at += 64) __builtin_prefetch(from + bytes + at, 0, 2);
+}
+
 /* The factor to integers from the largest magnitude (as bits: NaN and infinity are larger than all numbers)
  * and the sum of squares; *back its inverse. Not finite: 0 and NaN. */
 MM16_INLINE float mm16_factor(uint32_t most, float squares, float norm, float *back)

@@ -111,7 +111,7 @@ static void pack_w(struct scratch *s, mm16_quantise *quantise, const uint8_t *w,
         s->scale[r] = 0;
         if (r < rows) {
             const uint8_t *from = w + (size_t)r * row_bytes;
-            for (size_t at = 0; at < ahead; at += 64) __builtin_prefetch(from + ahead + at, 0, 2);
+            mm16_fetch_ahead(from, row_bytes, ahead);
             s->scale[r] = quantise(s->row, from, values);
         } else {
             memset(s->row, 0, sizeof s->row);
