@@ -58,8 +58,8 @@ def gguf_seeds():
         "empty": gguf([], [], 0),
         "v2": gguf(version=2),
         "powerinfer": gguf([KEYS[0], key("powerinfer.sparse_threshold", 6, struct.pack("<f", 0))],
-                           [tensor("blk.0.fc1.weight", (4, 2), 0, 0), tensor("blk.0.ffn_down_t.weight", (4, 4), 1, 32)], 64,
-                           b"PWRI"),
+                           [tensor("blk.0.fc1.weight", (4, 2), 0, 0), tensor("blk.0.fc2.weight", (2, 4), 0, 32),
+                            tensor("blk.0.ffn_down_t.weight", (4, 4), 1, 64)], 96, b"PWRI"),
         "gpu-index": gguf([key("split.vram_capacity", 10, struct.pack("<Q", 1 << 30))],
                           [tensor("blk.0.gpu_idx", (5,), 26, 0), tensor("blk.0.gpu_bucket", (2,), 26, 32),
                            tensor("blk.1.gpu_idx", (5,), 26, 64), tensor("blk.1.gpu_bucket", (0,), 26, 96)], 0, b"PWRI")
