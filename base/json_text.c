@@ -44,7 +44,8 @@ int json_text_parse(json_t **out, const char *text, size_t n, const char *path, 
     json_error_t why;
     json_t *root = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why);
     if (!root) {
-        if (json_error_code(&why) == json_error_out_of_memory)
+        /* jansson says nothing at all where it could not allocate */
+        if (!why.text[0] || json_error_code(&why) == json_error_out_of_memory)
             return err_set(e, ERR_NOMEM, "no memory to parse '%s'", path);
         return err_set(e, ERR_FORMAT, "'%s': line %d, column %d: %s", path, why.line, why.column, why.text);
     }

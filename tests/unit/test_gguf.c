@@ -147,8 +147,13 @@ static void what_is_written_is_read(void **state)
     check_sample(GGUF_META);
 }
 
-int main(void)
+/* With an argument: writes the sample there, for the comparison with other readers. */
+int main(int argc, char **argv)
 {
+    if (argc > 1) {
+        write_sample(argv[1], "naïve ✓");
+        return 0;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read),
     };
