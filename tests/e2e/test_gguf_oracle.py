@@ -81,7 +81,7 @@ for folder in ["models", "vocab"]:
         continue
     bad = []
     for file in sorted(base.glob("*.gguf")):
-        if file.stat().st_size > 5_000_000:
+        if file.stat().st_size > 1_600_000:  # the package takes seconds for each
             continue
         j = load(file)
         difference = same(j, gguf.GGUFReader(file)) if j else "refused"
