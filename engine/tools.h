@@ -40,4 +40,19 @@ enum dtype synth_output_type(enum dtype type, uint32_t d);
  * thread, and the vocabulary. */
 int synth_write(const struct synth_settings *s, struct err *e);
 
+/* ---- Converting a checkpoint to GGUF ---- */
+struct convert_settings {
+    const char *src; /* a Hugging Face folder or a GGUF file */
+    const char *out; /* replaced only when everything has been written */
+    int type;        /* enum dtype of the matrices; -1: F16, or BF16 for checkpoints in BF16 */
+    const char
+        *activation; /* recorded instead of the source's: "relu", "fatrelu:0.01" …; NULL: the source's */
+    int threads;     /* 0: physical cores */
+    int (*progress)(double done, void *arg); /* 0…1; non-zero cancels; may be NULL */
+    void *progress_arg;
+};
+/* Returns 0 or a negative ERR_…; on failure no output file is left and an existing one stands. Memory: some
+ * tens of MiB. */
+int convert_model(const struct convert_settings *s, struct err *e);
+
 #endif
