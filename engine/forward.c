@@ -107,7 +107,7 @@ int forward_run(struct pass *p)
 
 struct need {
     size_t shared, own, scratch; /* bytes: prepared inputs of a batch, of a few tokens; kernels' scratch */
-    int64_t widest;              /* values of the longest input */
+    int64_t rows;                /* of a matrix that its kernels like to take at once */
     int64_t row_group;           /* most rows that a kernel for many tokens likes to take at once */
 };
 
@@ -139,9 +139,9 @@ static void count(struct need *need, const struct calor_session *s, const struct
             const struct kern_mat *k = mm ? w[i]->mm : w[i]->mv;
             if (mm && k->row_group > need->row_group) need->row_group = k->row_group;
             if (k->scratch_bytes) need->scratch = more(need->scratch, k->scratch_bytes(w[i]->n));
+            if (k->row_group > need->rows) need->rows = k->row_group;
         }
     }
-    if (w[0]->n > need->widest) need->widest = w[0]->n;
 }
 
 /* Hands out parts of the arena, or only adds them up while there is none. */

@@ -88,7 +88,9 @@ static int64_t chunk_rows(const struct pass *p, const struct team_member *t, con
     int64_t rows = T <= p->m->ops->mv_tokens ? (int64_t)(CHUNK_BYTES / (w->row_bytes + 1)) + 1 : CHUNK_ROWS;
     int64_t fair = w->rows / (4 * t->nth) + 1, room = (int64_t)p->s->tile_floats / T;
     if (rows > fair) rows = fair;
-    rows = (rows + group - 1) / group * group;
+    int64_t whole = (rows + group - 1) / group * group;
+    /* Whole groups are fastest, as long as every thread gets some. */
+    if (whole * 2 * t->nth <= w->rows) rows = whole;
     if (rows > room) rows = room >= group ? room / group * group : room;
     return rows;
 }

@@ -40,27 +40,25 @@ static void forget(struct talk *t, size_t keep)
  * status after printing the error. */
 static int catch_up(struct talk *t)
 {
-    char err[1000], *text = NULL;
-    size_t len, n, same = 0, have = calor_position(t->r->session);
+    char err[1000];
+    size_t n, same = 0, have = calor_position(t->r->session);
     int32_t *ids = NULL;
-    int rc = calor_chat(t->r->model, t->template_name, t->msgs, t->n, &text, &len, err, sizeof err);
+    int rc = calor_chat_tokens(t->r->model, t->template_name, t->msgs, t->n, &ids, &n, err, sizeof err),
+        status;
     if (rc < 0) return cli_fail_text(rc, err);
-    int status = open_tokenize(t->r->model, text, len, CALOR_TOK_BOS | CALOR_TOK_SPECIAL, &ids, &n);
-    calor_free(text);
-    if (status != CLI_OK) return status;
     if (n == 0 || n >= t->context) {
         snprintf(
             err, sizeof err,
             "the conversation needs %zu tokens, the context has %zu: /clear begins again, -c N gives more", n,
             t->context);
-        free(ids);
+        calor_free(ids);
         return cli_fail_text(CALOR_EFULL, err);
     }
     while (same < have && same + 1 < n && ids[same] == t->ids[same]) same++;
     calor_rewind(t->r->session, (uint32_t)same);
     status = run_prompt(t->r, ids + same, n - same);
     memcpy(t->ids, ids, n * sizeof *ids);
-    free(ids);
+    calor_free(ids);
     return status;
 }
 

@@ -193,14 +193,13 @@ static int read_prompt(struct run *r, const char *prompt, const char *file, cons
     }
     if (template_name || system) {
         calor_chat_message msgs[2] = {{"system", system}, {"user", text ? text : prompt}};
-        char *all = NULL;
-        int rc = calor_chat(r->model, template_name, system ? msgs : msgs + 1, system ? 2 : 1, &all, &len,
-                            err, sizeof err);
-        free(text);
-        if (rc < 0) return cli_fail_text(rc, err);
-        text = all;
+        int rc = calor_chat_tokens(r->model, template_name, system ? msgs : msgs + 1, system ? 2 : 1, ids, n,
+                                   err, sizeof err);
+        if (rc < 0) status = cli_fail_text(rc, err);
+    } else {
+        status =
+            open_tokenize(r->model, text ? text : prompt, len, CALOR_TOK_BOS | CALOR_TOK_SPECIAL, ids, n);
     }
-    status = open_tokenize(r->model, text ? text : prompt, len, CALOR_TOK_BOS | CALOR_TOK_SPECIAL, ids, n);
     free(text);
     if (status == CLI_OK && *n == 0)
         status =
