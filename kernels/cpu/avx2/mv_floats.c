@@ -1,9 +1,11 @@
-/* Products of F32, F16 and BF16 rows with one token or a few (kern_mat mv), AVX2.
+/* Products with float activations of one token or a few (kern_mat mv): F32, F16 and BF16, and the block types
+ * that have no integer product yet, whose rows are decoded first, AVX2.
  *
  * Activations stay float, padded with zeros to a multiple of 16. Each (row, token) has two accumulators, one
  * for each 8 of 16 values, added at the end. */
 #include "kernels/cpu/avx2/mv.h"
 #include "kernels/cpu/avx2/unpack.h"
+#include "kernels/cpu/ref/ref.h"
 
 enum { STEP = 16 };
 
@@ -110,27 +112,59 @@ static size_t no_scratch(int64_t n)
     return 0;
 }
 
-#define TYPES(X) X(F32) X(F16) X(BF16)
-#define DEFINE(t)                                                                                            \
-    static void rows_##t(float *y, int64_t ldy, const void *w, size_t row_bytes, int64_t rows, int64_t n,    \
-                         const void *xp, int64_t T, void *scratch)                                           \
-    {                                                                                                        \
-        (void)scratch;                                                                                       \
-        rows_of(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T);                                               \
-    }                                                                                                        \
+static size_t row_scratch(int64_t n)
+{
+    return (size_t)padded(n) * sizeof(float);
+}
+
+/* One row at a time to floats. */
+static void decoded_rows(enum dtype type, float *y, int64_t ldy, const void *w, size_t row_bytes,
+                         int64_t rows, int64_t n, const void *xp, int64_t T, void *scratch)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        ref_decode(type, scratch, (const uint8_t *)w + (size_t)r * row_bytes, n);
+        rows_of(DT_F32, y + r, ldy, scratch, 0, 1, n, xp, T);
+    }
+}
+
+#define DIRECT(X) X(F32) X(F16) X(BF16)
+/* clang-format off */
+#define DECODED(X)                                                                                           \
+    X(Q2_K) X(Q3_K) X(IQ1_S) X(IQ1_M) X(IQ2_XXS) X(IQ2_XS) X(IQ2_S) X(IQ3_XXS) X(IQ3_S) X(IQ4_XS)            \
+    X(TQ1_0) X(TQ2_0)
+/* clang-format on */
+
+#define MAT(t, size)                                                                                         \
     static const struct kern_mat mat_##t = {                                                                 \
         .x_format = X_AVX2_FLOATS,                                                                           \
         .x_bytes = xf_bytes,                                                                                 \
         .x_pack = xf_pack,                                                                                   \
         .x_group = 1,                                                                                        \
         .rows = rows_##t,                                                                                    \
-        .scratch_bytes = no_scratch,                                                                         \
+        .scratch_bytes = size,                                                                               \
         .row_group = 4,                                                                                      \
     };
-TYPES(DEFINE)
+#define DEFINE_DIRECT(t)                                                                                     \
+    static void rows_##t(float *y, int64_t ldy, const void *w, size_t row_bytes, int64_t rows, int64_t n,    \
+                         const void *xp, int64_t T, void *scratch)                                           \
+    {                                                                                                        \
+        (void)scratch;                                                                                       \
+        rows_of(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T);                                               \
+    }                                                                                                        \
+    MAT(t, no_scratch)
+#define DEFINE_DECODED(t)                                                                                    \
+    static void rows_##t(float *y, int64_t ldy, const void *w, size_t row_bytes, int64_t rows, int64_t n,    \
+                         const void *xp, int64_t T, void *scratch)                                           \
+    {                                                                                                        \
+        decoded_rows(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T, scratch);                                 \
+    }                                                                                                        \
+    MAT(t, row_scratch)
+DIRECT(DEFINE_DIRECT)
+DECODED(DEFINE_DECODED)
 
 void avx2_mv_floats(struct kern_ops *ops)
 {
 #define ENTER(t) ops->mv[DT_##t] = &mat_##t;
-    TYPES(ENTER)
+    DIRECT(ENTER)
+    DECODED(ENTER)
 }

@@ -23,7 +23,18 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Under sanitizers the checks make inlined code so large that compiling it takes minutes, and nobody times
+ * it. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UP_INLINE static inline
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define UP_INLINE static inline
+#endif
+#endif
+#ifndef UP_INLINE
 #define UP_INLINE static inline __attribute__((always_inline))
+#endif
 
 enum { UP_PIECE = 256 };
 
