@@ -180,9 +180,10 @@ SIMD void product(float *c, size_t ldc, int rows, int columns, const float *a, s
     }
 }
 
-static void product_scores(float *c, int rows, int columns, const float *a, size_t am, const float *b, int K)
+static void product_scores(float *c, int rows, int columns, const float *a, size_t am, const float *b, int K,
+                           const float *unused)
 {
-    product(c, LANES, rows, columns, a, am, 1, b, LANES, K, false, true, NULL);
+    product(c, LANES, rows, columns, a, am, 1, b, LANES, K, false, true, unused);
 }
 
 static void product_values_lanes(float *c, int rows, int columns, const float *a, size_t ak, const float *b,
@@ -284,7 +285,7 @@ static void attn_lanes(const struct kern_attn *a, const struct attn_range *r)
             whole = whole && s.first[i] == 0 && s.last[i] >= (float)(count - 1);
         }
         load_block(a, &s, a->k, a->k_row_bytes, p, count);
-        product_scores(s.score, count, columns, s.rows, padded, s.q, a->head_dim);
+        product_scores(s.score, count, columns, s.rows, padded, s.q, a->head_dim, s.adjust);
         lanes_softmax(&s, count, columns, whole);
         load_block(a, &s, a->v, a->v_row_bytes, p, count);
         product_values_lanes(s.sum, a->head_dim, columns, s.rows, padded, s.score, count, s.adjust);

@@ -395,9 +395,10 @@ static void mm16_panel(struct mm16_scratch *s, mm16_quantise *quantise, size_t c
             const int16_t *tile = (const int16_t *)(x + mm16_tile_at(&sh, k, t));
             for (int p = 0; p < (k < sh.full ? 2 : 1); p++)
                 for (int64_t r = 0; r < all; r += MR)
-                    mm16_plain(width, p == 0)(
-                        s->sums + r * width * VL, NULL, s->plain[p][r], tile + p * MM16_PIECE * width * VL,
-                        (const char *)(tile + (p + 1) * MM16_PIECE * width * VL) + r / MR * MM16_AHEAD);
+                    mm16_plain(width, p == 0)(s->sums + r * width * VL, s->sums /* unused */, s->plain[p][r],
+                                              tile + p * MM16_PIECE * width * VL,
+                                              (const char *)(tile + (p + 1) * MM16_PIECE * width * VL) +
+                                                  r / MR * MM16_AHEAD);
             mm16_scale(c, s->sums, s->scale, xs + t, all, width, k == 0);
             t += MM16_TILE;
         }
