@@ -31,7 +31,7 @@ static calor_session *open_session(calor_model *m, calor_session_settings ss)
 
 static const int32_t *some_ids(void)
 {
-    static int32_t ids[TOKENS];
+    static _Thread_local int32_t ids[TOKENS];
     struct rng r;
     rng_init(&r, 3);
     for (int i = 0; i < TOKENS; i++) ids[i] = (int32_t)rng_below(&r, VOCAB);
