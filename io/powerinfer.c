@@ -79,13 +79,19 @@ int powerinfer_describe(const struct gguf *f, struct powerinfer_info *out, struc
     return 0;
 }
 
-/* Reads a vector of i32; *out is the caller's. */
-static int read_i32(const struct gguf *f, const struct gguf_tensor *t, int32_t **out, struct err *e)
+/* The values of a vector of i32, the caller's; NULL and *rc on failure. */
+static int32_t *read_i32(const struct gguf *f, const struct gguf_tensor *t, int *rc, struct err *e)
 {
-    if (t->type != DT_I32 || t->n_dims != 1) return bad(f, t->name, "a vector of I32", e);
-    *out = malloc(t->bytes ? (size_t)t->bytes : 1);
-    if (!*out) return err_set(e, ERR_NOMEM, "no memory for tensor '%s' of '%s'", t->name, gguf_path(f));
-    return gguf_read_tensor(f, t, 0, *out, t->bytes, e);
+    if (t->type != DT_I32 || t->n_dims != 1) {
+        *rc = bad(f, t->name, "a vector of I32", e);
+        return NULL;
+    }
+    int32_t *v = calloc(t->bytes ? (size_t)t->bytes : 1, 1);
+    *rc = v ? gguf_read_tensor(f, t, 0, v, t->bytes, e)
+            : err_set(e, ERR_NOMEM, "no memory for tensor '%s' of '%s'", t->name, gguf_path(f));
+    if (*rc == 0) return v;
+    free(v);
+    return NULL;
 }
 
 int powerinfer_layer(const struct gguf *f, uint32_t layer, int32_t **bucket, uint64_t *n, uint64_t *neurons,
@@ -96,11 +102,10 @@ int powerinfer_layer(const struct gguf *f, uint32_t layer, int32_t **bucket, uin
                              *list = layer_tensor(f, layer, "gpu_bucket");
     if (!idx) return 1;
     if (!list) return bad(f, idx->name, "a tensor gpu_bucket of the same layer beside it", e);
-    int32_t *on = NULL, *b = NULL;
-    int rc = read_i32(f, idx, &on, e);
-    if (rc == 0) rc = read_i32(f, list, &b, e);
+    int rc;
+    int32_t *on = read_i32(f, idx, &rc, e), *b = on ? read_i32(f, list, &rc, e) : NULL;
     uint64_t k = 0;
-    for (uint64_t i = 0; rc == 0 && i < idx->ne[0]; i++) {
+    for (uint64_t i = 0; on && b && rc == 0 && i < idx->ne[0]; i++) {
         if (on[i] != 0 && on[i] != 1)
             rc = bad(f, idx->name, "only 0 and 1", e);
         else if (on[i] && (k >= list->ne[0] || b[k++] != (int32_t)i))

@@ -130,6 +130,7 @@ static void check_sample(enum gguf_mode mode)
         assert_null(a->data);
     assert_int_equal(gguf_read_tensor(f, a, 101, got, 8, &e), ERR_ARG);
     assert_int_equal(gguf_read_tensor(f, a, UINT64_MAX, got, 8, &e), ERR_ARG);
+    assert_int_equal(gguf_read_tensor(f, a, UINT64_MAX - a->offset - 8, got, a->offset + 10, &e), ERR_ARG);
     assert_int_equal(gguf_file_bytes(f), gguf_shard_bytes(f, 0));
     OK(gguf_check_size(f, &e));
     gguf_close(&f);

@@ -373,6 +373,9 @@ static void shapes(void **state)
     FAILS(parse_one(2, NE(1ull << 61, 2), DT_F32, 0, 64, &e), ERR_FORMAT, "more values than a file can hold");
     FAILS(parse_one(2, NE(1ull << 60, 8), DT_I8, 0, 64, &e), ERR_FORMAT, "more values than a file can hold");
     FAILS(parse_one(1, NE(1ull << 62), DT_I8, 0, 64, &e), ERR_FORMAT, "but the file ends at");
+    FAILS(parse_one(2, NE(1ull << 62, 2), DT_TQ1_0, 0, 64, &e), ERR_FORMAT,
+          "more values than a file can hold");
+    FAILS(parse_one(1, NE(1ull << 60), DT_F64, 0, 64, &e), ERR_FORMAT, "more values than a file can hold");
     /* Whole blocks. */
     OK(parse_one(1, NE(32), DT_Q4_0, 0, 32, &e));
     FAILS(parse_one(1, NE(33), DT_Q4_0, 0, 64, &e), ERR_FORMAT,
@@ -403,6 +406,8 @@ static void offsets(void **state)
           "expected an offset that is a multiple of 32");
     FAILS(parse_one(1, NE(8), DT_F32, UINT64_MAX - 31, 64, &e), ERR_FORMAT, "is no place in a file");
     FAILS(parse_one(1, NE(8), DT_F32, UINT64_MAX - 127, 64, &e), ERR_FORMAT, "is no place in a file");
+    FAILS(parse_one(1, NE(8), DT_F32, UINT64_MAX - 95, 64, &e), ERR_FORMAT,
+          "is no place in a file"); /* ends at 0 */
     FAILS(parse_one(1, NE(8), DT_F32, 1ull << 63, 64, &e), ERR_FORMAT, "is no place in a file");
     FAILS(parse_one(1, NE(8), DT_F32, 64, 64, &e), ERR_FORMAT, "but the file ends at");
     FAILS(parse_one(1, NE(7), DT_F32, 0, 28, &e), ERR_FORMAT, "padded to");

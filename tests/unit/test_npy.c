@@ -143,6 +143,9 @@ static void lengths_are_checked(void **state)
     unsigned char p[12] = "\x93NUMPY\x01\0\xff\xff";
     FAILS(npy_parse(&l, p, 9, 9, "mem", &e), ERR_FORMAT, "not a .npy file");
     FAILS(npy_parse(&l, p, 12, 12, "mem", &e), ERR_FORMAT, "at most 2 bytes, found a length of 65535");
+    memcpy(p + 8, "\x64\0", 2);
+    FAILS(npy_parse(&l, p, 12, 12, "mem", &e), ERR_FORMAT, "at most 2 bytes, found a length of 100");
+    memcpy(p + 8, "\xff\xff", 2);
     p[6] = 4;
     FAILS(npy_parse(&l, p, 12, 12, "mem", &e), ERR_UNSUPPORTED, "version 4.0");
     p[6] = 2;

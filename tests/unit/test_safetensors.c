@@ -192,6 +192,8 @@ static void lengths_are_checked(void **state)
     uint8_t bytes[16] = {0};
     FAILS(safetensors_open_memory(&f, bytes, 0, "mem", &e), ERR_FORMAT, "at least 8 bytes, found 0");
     FAILS(safetensors_open_memory(&f, bytes, 7, "mem", &e), ERR_FORMAT, "at least 8 bytes, found 7");
+    write_file(in_dir("seven.safetensors"), bytes, 7);
+    FAILS(safetensors_open(&f, in_dir("seven.safetensors"), &e), ERR_FORMAT, "at least 8 bytes, found 7");
     bytes[0] = 9;
     FAILS(safetensors_open_memory(&f, bytes, 16, "mem", &e), ERR_FORMAT, "ends at byte 16");
     memset(bytes, 0xff, 8);
