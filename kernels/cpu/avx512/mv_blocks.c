@@ -26,6 +26,16 @@ static size_t xq_bytes(int64_t n, int64_t T)
     return (size_t)(pieces(n) * T) * sizeof(struct xq);
 }
 
+/* Wraps where a NaN made the sum meaningless; the compiler's own reduction adds signed scalars, which may
+ * not. */
+static int add_across(__m512i v)
+{
+    __m256i a = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+    __m128i b = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    b = _mm_add_epi32(b, _mm_shuffle_epi32(b, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(b, _mm_shuffle_epi32(b, 0xb1)));
+}
+
 /* Quantises 32 values; a NaN or infinity among them makes the scale NaN or infinite, and so every product. */
 static void pack_block(struct xq *x, int b, __m512 v0, __m512 v1)
 {
@@ -41,9 +51,9 @@ static void pack_block(struct xq *x, int b, __m512 v0, __m512 v1)
     int8_t *dst = x->q + 128 * (b & 1) + 16 * (b >> 1);
     _mm_storeu_si128((__m128i *)(void *)dst, _mm512_cvtsepi32_epi8(i0));
     _mm_storeu_si128((__m128i *)(void *)(dst + 64), _mm512_cvtsepi32_epi8(i1));
-    int s0 = _mm512_reduce_add_epi32(i0), s1 = _mm512_reduce_add_epi32(i1);
+    int s0 = add_across(i0), s1 = add_across(i1);
     x->d[b] = d;
-    x->s[b] = d * (float)(s0 + s1);
+    x->s[b] = d * ((float)s0 + (float)s1);
     x->s16[2 * b] = d * (float)s0;
     x->s16[2 * b + 1] = d * (float)s1;
 }
