@@ -29,13 +29,11 @@ static calor_session *open_session(calor_model *m, calor_session_settings ss)
     return s;
 }
 
+static int32_t the_ids[TOKENS]; /* filled before any test */
+
 static const int32_t *some_ids(void)
 {
-    static _Thread_local int32_t ids[TOKENS];
-    struct rng r;
-    rng_init(&r, 3);
-    for (int i = 0; i < TOKENS; i++) ids[i] = (int32_t)rng_below(&r, VOCAB);
-    return ids;
+    return the_ids;
 }
 
 static float *run_all(calor_session *s)
@@ -58,6 +56,9 @@ static int write_model(void **state)
 {
     struct err e;
     if (temp_dir_make(state) != 0) return -1;
+    struct rng r;
+    rng_init(&r, 3);
+    for (int i = 0; i < TOKENS; i++) the_ids[i] = (int32_t)rng_below(&r, VOCAB);
     struct tiny t = tiny_llama();
     t.vocab = VOCAB;
     t.width = 256;
@@ -271,10 +272,8 @@ static void test_cancel(void **state)
     (void)state;
     struct err e;
     struct tiny t = tiny_llama();
-    t.layers = 6;
-    t.width = 512;
-    t.ffn = 2048;
-    t.heads = 8;
+    t.width = 128;
+    t.ffn = 256;
     t.context = 8192;
     OK(tiny_write(in_dir("slow.gguf"), &t, &e));
     calor_model *m = NULL;
@@ -284,6 +283,7 @@ static void test_cancel(void **state)
     assert_int_equal(calor_model_open(&m, in_dir("slow.gguf"), &ms, err, sizeof err), 0);
     calor_session_settings ss = calor_session_default();
     ss.context = 8192;
+    ss.batch = 64; /* a layer's time is short, all of it is not */
     calor_session *s = open_session(m, ss);
     static int32_t ids[8000];
     /* One that is asked for before an eval ends it at once; a rewind drops it. */
@@ -296,13 +296,11 @@ static void test_cancel(void **state)
     assert_int_equal(calor_eval(s, ids, 4, err, sizeof err), 0);
     /* One that comes from another thread ends a long one early. */
     pthread_t other;
-    struct timespec t0, t1;
-    clock_gettime(CLOCK_MONOTONIC, &t0);
     assert_int_equal(pthread_create(&other, NULL, cancel_soon, s), 0);
     assert_int_equal(calor_eval(s, ids, 8000, err, sizeof err), CALOR_ECANCELLED);
-    clock_gettime(CLOCK_MONOTONIC, &t1);
     pthread_join(other, NULL);
-    assert_true(t1.tv_sec - t0.tv_sec < 20);
+    int when = -1;
+    if (sscanf(err, "cancelled after %d", &when) != 1 || when > 4000) fail_msg("%s", err);
     assert_int_equal(calor_position(s), 4);
     assert_int_equal(calor_eval(s, ids, 4, err, sizeof err), 0);
     calor_session_close(&s);
@@ -332,7 +330,6 @@ static void *evaluate(void *arg)
 static void test_sessions_of_several_threads_take_turns(void **state)
 {
     (void)state;
-    some_ids();
     calor_model *m = open_model(2, NULL);
     struct side sides[3];
     pthread_t threads[3];
