@@ -62,7 +62,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cmd_convert = {
     "convert",
     "SRC -o OUT.gguf [--type T]",
-    "Turns a Hugging Face folder or a GGUF file into GGUF of any type",
+    "Turn a Hugging Face folder or a GGUF file into GGUF of any type",
     "SRC is a folder with config.json, safetensors and a tokenizer (tokenizer.json or tokenizer.model), or a "
     "GGUF\n"
     "file to be stored in another type. Vectors stay F32; the output matrix of q4_0, q4_k and q5_k files is "

@@ -72,7 +72,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cmd_inspect = {
     "inspect",
     "FILE [--json] [--tensors] [--kv KEY]",
-    "Shows what is in a file",
+    "Show what is in a file",
     "FILE is a GGUF model (split ones by their first part; PowerInfer's models and GPU indexes\n"
     "too), a .safetensors file or index, a Hugging Face folder, or a .npy file. Tensors of\n"
     "several layers are shown on one line unless --tensors is given. Shapes are as the format\n"

@@ -133,7 +133,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
 const struct cli_command cmd_tokenize = {
     "tokenize",
     "MODEL (-p TEXT | -f FILE)",
-    "Shows a text as token ids",
+    "Show a text as token ids",
     "Prints the ids on one line, separated by spaces. Without --bos and --special the text is taken as it "
     "is. MODEL\n"
     "may also be a file that holds a vocabulary only.",
