@@ -44,7 +44,8 @@ void avx2_vec_init(struct kern_ops *ops);
 void avx2_attn_init(struct kern_ops *ops);
 void avx2_mv_init(struct kern_ops *ops);
 void avx2_mm_init(struct kern_ops *ops);
-/* What avx2_mm_init chooses from. */
+/* What they choose from, for tests. */
+void avx2_mv_madd_init(struct kern_ops *ops);
 void avx2_mm_madd_init(struct kern_ops *ops);
 void avx2_mm_vnni_init(struct kern_ops *ops);
 

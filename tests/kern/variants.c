@@ -12,6 +12,12 @@
 
 void amx_emulated_mm_init(struct kern_ops *ops);
 
+static void avx2_madd_init(struct kern_ops *ops)
+{
+    avx2_mv_madd_init(ops);
+    avx2_mm_madd_init(ops);
+}
+
 static const struct kern_ops *variant(enum kern_tier base, const char *name, void (*init)(struct kern_ops *),
                                       struct kern_ops *table)
 {
@@ -30,7 +36,7 @@ const struct kern_ops *kt_table(int t)
 {
 #if KERN_X86
     static struct kern_ops madd, amx;
-    if (t == KT_AVX2_MADD) return variant(KERN_AVX2, "avx2_madd", avx2_mm_madd_init, &madd);
+    if (t == KT_AVX2_MADD) return variant(KERN_AVX2, "avx2_madd", avx2_madd_init, &madd);
     if (t == KT_AMX_EMULATED) return variant(KERN_AVX512, "amx_emulated", amx_emulated_mm_init, &amx);
 #endif
     return t < KERN_TIERS ? kern_tier((enum kern_tier)t) : NULL;

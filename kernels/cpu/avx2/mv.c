@@ -9,3 +9,8 @@ void avx2_mv_init(struct kern_ops *ops)
         avx2_mv_blocks(ops);
     avx2_mv_floats(ops);
 }
+
+void avx2_mv_madd_init(struct kern_ops *ops)
+{
+    avx2_mv_blocks(ops);
+}
