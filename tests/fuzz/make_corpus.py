@@ -98,6 +98,8 @@ def safetensors_seeds():
         "overlap": safetensors({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)}, bytes(12)),
         "out-of-range": safetensors({"a": entry("F32", [2], 0, 8)}, bytes(7)),
         "wrapping": safetensors({"a": entry("F64", [1 << 32, 1 << 29], 0, 0)}),
+        "big-integer": safetensors(b'{"a":{"dtype":"F32","shape":[' + b"9" * 40 + b'],"n":1e30,"m":[-' + b"1" * 19 +
+                                   b',0.' + b"7" * 25 + b'],"data_offsets":[0,0]}}'),
         "negative": safetensors({"a": entry("F32", [-1], 0, 0)}),
         "deep": safetensors(b'{"a":' + b"[" * 70 + b"]" * 70 + b"}" + b" " * 800),
         "escapes": safetensors(b'{"a\\u00e9\\ud83d\\ude00\\n":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x"),
