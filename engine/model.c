@@ -129,10 +129,14 @@ int calor_model_open(calor_model **out, const char *path, const calor_model_sett
         goto fail;
     }
     if (kern_select(s->cpu, &m->ops, &e) < 0) goto fail;
-    if (weights_bind(m, s, &e) < 0) goto fail;
-    if (make_frequencies(m, &e) < 0) goto fail;
     struct team_settings ts = {.threads = s->threads, .bind = 1};
     if (team_create(&m->team, &ts, &e) < 0) goto fail;
+    if (place_init(&m->place, m) < 0) {
+        err_set(&e, ERR_NOMEM, "no memory for a model");
+        goto fail;
+    }
+    if (weights_bind(m, s, &e) < 0) goto fail;
+    if (make_frequencies(m, &e) < 0) goto fail;
     if (s->progress && s->progress(1.0, s->progress_arg)) {
         err_set(&e, ERR_CANCELLED, "%s: loading was cancelled", path);
         goto fail;
@@ -149,6 +153,7 @@ void calor_model_close(calor_model **pm)
     if (!pm || !*pm) return;
     struct calor_model *m = *pm;
     team_destroy(&m->team);
+    place_finish(&m->place);
     tok_destroy(&m->tok);
     for (size_t i = 0; i < m->n_owned; i++) free(m->owned[i]);
     free(m->owned);

@@ -6,6 +6,7 @@
 #include "engine/activation.h"
 #include "engine/calor.h"
 #include "engine/hparams.h"
+#include "engine/place.h"
 #include "kernels/kernels.h"
 
 #include <pthread.h>
@@ -50,6 +51,7 @@ struct calor_model {
     struct activation act;
     const struct kern_ops *ops;
     struct team *team;
+    struct place place;
     pthread_mutex_t run_lock; /* held while the team runs a pass */
 
     struct mat embd, position, output;

@@ -6,7 +6,7 @@
 
 #include <math.h>
 
-enum slot { SLOT_PREPARE, SLOT_ROWS };
+enum slot { SLOT_PREPARE, SLOT_GROUPS = TEAM_SLOTS - PLACE_GROUPS /* one a memory node */ };
 
 /* Bytes of weights a thread takes at once when decoding: long enough to stream, short enough that threads
  * finish together. */
@@ -95,25 +95,39 @@ static int64_t chunk_rows(const struct pass *p, const struct team_member *t, con
     return rows;
 }
 
+/* The chunks [*begin, *end) of a part that belong to group g; returns the chunk's rows. */
+static int64_t chunks_of(const struct pass *p, const struct team_member *t, const struct product *part,
+                         int64_t T, int g, int64_t *begin, int64_t *end)
+{
+    int64_t chunk = chunk_rows(p, t, part, T);
+    place_range(&p->m->place, g, (part->w->rows + chunk - 1) / chunk, begin, end);
+    return chunk;
+}
+
 bool product_next(const struct pass *p, struct team_member *t, const struct product *parts, int n_parts,
                   int64_t T, struct product_range *range)
 {
-    int64_t items = 0, i, chunk = 1;
-    for (int k = 0; k < n_parts; k++) {
-        chunk = chunk_rows(p, t, &parts[k], T);
-        items += (parts[k].w->rows + chunk - 1) / chunk;
+    const struct place *place = &p->m->place;
+    int own = place->group_of ? place->group_of[t->ith] : 0;
+    for (int k = 0; k < place->groups; k++) { /* the own node's rows first, then what others have left */
+        int g = (own + k) % place->groups;
+        int64_t items = 0, i, begin, end;
+        for (int part = 0; part < n_parts; part++) {
+            chunks_of(p, t, &parts[part], T, g, &begin, &end);
+            items += end - begin;
+        }
+        if (!team_next(t, SLOT_GROUPS + g, items, 1, &i)) continue;
+        for (int part = 0; part < n_parts; part++) {
+            int64_t chunk = chunks_of(p, t, &parts[part], T, g, &begin, &end), rows = parts[part].w->rows;
+            if (i < end - begin) {
+                int64_t r0 = (begin + i) * chunk;
+                *range = (struct product_range){part, r0, r0 + chunk < rows ? r0 + chunk : rows};
+                return true;
+            }
+            i -= end - begin;
+        }
     }
-    if (!team_next(t, SLOT_ROWS, items, 1, &i)) return false;
-    int k = 0;
-    for (;; k++) {
-        chunk = chunk_rows(p, t, &parts[k], T);
-        int64_t n = (parts[k].w->rows + chunk - 1) / chunk;
-        if (i < n) break;
-        i -= n;
-    }
-    int64_t end = (i + 1) * chunk;
-    *range = (struct product_range){k, i * chunk, end < parts[k].w->rows ? end : parts[k].w->rows};
-    return true;
+    return false;
 }
 
 void product_rows(const struct pass *p, const struct team_member *t, const struct product *part,

@@ -51,17 +51,19 @@ static void expect_shape(struct binder *b, const struct gguf_tensor *t, uint64_t
                             gguf_path(b->m->file), t->name, dtype_name((uint32_t)t->type));
 }
 
-/* The tensor's bytes: in the mapping, or read into memory. */
+/* The tensor's bytes: in the mapping, or read into memory, where its rows are bound to their nodes. */
 static const uint8_t *contents(struct binder *b, const struct gguf_tensor *t)
 {
     if (b->failed) return NULL;
-    if (t->data) return t->data;
+    bool placed = b->m->place.groups > 1 && t->ne[1] > 1;
+    if (t->data && !placed) return t->data;
     uint8_t *p = model_alloc(b->m, t->bytes + 64); /* room for kernels that load whole vectors */
     if (!p) {
         b->failed = err_set(b->e, ERR_NOMEM, "no memory for the tensor %s (%llu bytes)", t->name,
                             (unsigned long long)t->bytes);
         return NULL;
     }
+    if (placed) place_bind(&b->m->place, p, (int64_t)t->ne[1], t->row_bytes);
     /* In pieces, so that a long load can be watched and stopped. */
     for (uint64_t at = 0; at < t->bytes && !b->failed;) {
         uint64_t n = t->bytes - at < (16u << 20) ? t->bytes - at : 16u << 20;

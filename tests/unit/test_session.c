@@ -3,6 +3,7 @@
 #include "tests/unit/tiny_model.h"
 
 #include "engine/calor.h"
+#include "engine/model.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -191,6 +192,35 @@ static void test_no_mmap_gives_the_same_bits(void **state)
     assert_memory_equal(x[0], x[1], sizeof *x[0] * TOKENS * VOCAB);
     free(x[0]);
     free(x[1]);
+}
+
+static void test_memory_nodes_do_not_change_the_bits(void **state)
+{
+    (void)state;
+    for (uint32_t batch = 1; batch <= 64; batch += 63) {
+        float *first = NULL;
+        for (int i = 1; i <= 5; i++) {
+            char nodes[4];
+            snprintf(nodes, sizeof nodes, "%d", i);
+            setenv("CALOR_NODES", nodes, 1);
+            calor_model *m = open_model(7, NULL);
+            assert_int_equal(m->place.groups, i == 5 ? 1 : i); /* more than four are taken as one */
+            calor_session_settings ss = calor_session_default();
+            ss.batch = batch;
+            calor_session *s = open_session(m, ss);
+            float *x = run_all(s);
+            if (!first)
+                first = x;
+            else {
+                assert_memory_equal(first, x, sizeof *x * TOKENS * VOCAB);
+                free(x);
+            }
+            calor_session_close(&s);
+            calor_model_close(&m);
+        }
+        free(first);
+    }
+    unsetenv("CALOR_NODES");
 }
 
 static void test_rewind(void **state)
@@ -384,6 +414,7 @@ int main(void)
         cmocka_unit_test(test_dense_mode_has_the_decoding_bits),
         cmocka_unit_test(test_kv_types),
         cmocka_unit_test(test_no_mmap_gives_the_same_bits),
+        cmocka_unit_test(test_memory_nodes_do_not_change_the_bits),
         cmocka_unit_test(test_rewind),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_cancel),
