@@ -17,6 +17,8 @@ sys.dont_write_bytecode = True
 import tap  # noqa: E402
 
 torch, np, _ = tap.need("torch", "numpy", "sentencepiece")
+if not hasattr(torch.nn, "RMSNorm"):
+    tap.skip_all(f"the recipe needs PyTorch 2.4 or newer (models/requirements.txt), found {torch.__version__}")
 
 import config  # noqa: E402
 import text  # noqa: E402
