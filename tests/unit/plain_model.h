@@ -150,12 +150,14 @@ static inline void plain_ffn(const struct plain *p, int layer, const double *x, 
     if (p->s->gated) plain_linear(p, layer, "ffn_gate", x, d, f, g);
     for (int i = 0; i < f; i++) u[i] = p->s->gated ? plain_act(p, g[i], u[i]) : plain_act(p, u[i], 1.0);
     if (p->s->by_neuron) {
-        double *w = plain_named(p, layer, "ffn_down_t", "weight");
+        double *w = plain_named(p, layer, "ffn_down_t", "weight"),
+               *b = plain_named(p, layer, "ffn_down_t", "bias");
         for (int r = 0; r < d; r++) {
-            out[r] = 0.0;
+            out[r] = b ? b[r] : 0.0;
             for (int i = 0; i < f; i++) out[r] += u[i] * w[i * d + r];
         }
         free(w);
+        free(b);
     } else {
         plain_linear(p, layer, "ffn_down", u, f, d, out);
     }

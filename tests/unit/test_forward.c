@@ -240,7 +240,7 @@ static void test_by_neuron(void **state)
     (void)state;
     struct one o = {
         .what = "down stored by neuron", .s = tiny_llama(), .activation = "relu", .act = KERN_RELU};
-    o.s.by_neuron = true;
+    o.s.by_neuron = o.s.bias = true;
     o.s.width = 320; /* more than one piece of columns */
     o.s.heads = 10;
     check(&o);

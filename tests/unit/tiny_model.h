@@ -133,6 +133,8 @@ static inline void tiny_tensors(struct tiny_list *l, const struct tiny *s)
         if (s->by_neuron) {
             snprintf(name, sizeof name, "blk.%d.ffn_down_t.weight", i);
             tiny_mat(l, s, name, d, s->ffn);
+            snprintf(name, sizeof name, "blk.%d.ffn_down_t.bias", i);
+            if (s->bias) tiny_vec(l, s, name, d, 0.0f);
         } else {
             tiny_linear(l, s, i, "ffn_down", s->ffn, d);
         }
