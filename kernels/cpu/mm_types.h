@@ -9,7 +9,9 @@
 #include "kernels/cpu/tiers.h"
 #include "kernels/kernels.h"
 
+#ifndef FLOATS /* a tier with another product for one of them brings its own list */
 #define FLOATS(X) X(F16) X(BF16)
+#endif
 #define BLOCKS(X) X(Q4_0) X(Q4_1) X(Q5_0) X(Q5_1) X(Q8_0) X(Q4_K) X(Q5_K) X(Q6_K) X(IQ4_NL)
 /* Types with blocks of 256 that have no unpacking of their own: decoded to floats first. */
 #define OTHERS(X)                                                                                            \

@@ -260,6 +260,8 @@ static int shapes(enum dtype type, struct shape *out)
             out[k++] = (struct shape){12, 2048, 21, .wf = (enum fill_w)w, .xf = (enum fill_x)x};
         }
     }
+    /* A tail after several pieces, with odd counts of tiles. */
+    if (block == 1) out[k++] = (struct shape){37, 1111, 41, .row_pad = 2, .shift = 1};
     return k;
 }
 

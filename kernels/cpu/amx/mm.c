@@ -1,7 +1,7 @@
-/* The amx tier's weights × tokens (prompts). Rows and tokens become the 16-bit integers of the avx512 tier,
- * each split into a signed high and an unsigned low byte; four products of byte tiles, hh·2^16 + (hl +
- * lh)·2^8 + ll modulo 2^32, are the exact sums that the avx512 tier computes, so both tiers give the same
- * bits.
+/* The amx tier's weights × tokens (prompts). For all types but BF16, rows and tokens become the 16-bit
+ * integers of the avx512 tier, each split into a signed high and an unsigned low byte; four products of byte
+ * tiles, hh·2^16 + (hl + lh)·2^8 + ll modulo 2^32, are the exact sums that the avx512 tier computes, so both
+ * tiers give the same bits.
  *
  * Why not bf16 tiles for all: rounding both sides to bf16 costs a mean KLD of 7e-5 to 9e-5 on small real
  * models, too near the limit of 1e-4; these integers cost 3e-7 and still do 256 products a cycle, 3.5 times
@@ -20,6 +20,8 @@ enum {
     BLOCK = 512,             /* tokens whose sums are kept at a time */
     STEPS = MM16_CHUNK / 64, /* tiles along a chunk */
     TILE = TILE_ROWS * TILE_BYTES,
+    HALVES = TILE_BYTES / 2,          /* bf16 values along a tile */
+    HALF_STEPS = MM16_CHUNK / HALVES, /* tiles of bf16 along a chunk */
 };
 
 /* 64 integers to their high and low bytes, in an order of its own that is the same for w and x. */
@@ -205,8 +207,178 @@ static void mm16_rows(mm16_quantise *quantise, size_t chunk_bytes, float *y, int
     tiles_end();
 }
 
-enum { X_MM16 = X_FIRST_AMX + 0x10 };
+/* ---- BF16 weights: bf16 tiles, sums in float ----
+ * Weights as they are, tokens rounded. Prepared tokens: [tile of tokens][step], each a tile [2 values][token]
+ * [value]. A result's sum runs through the steps of its row in order, resting in `c` between chunks, whatever
+ * rows and tokens stand beside it. Denormals count as zero. */
+struct half_scratch {
+    uint8_t w[MM16_PANEL / TILE_ROWS][HALF_STEPS][TILE_ROWS][TILE_BYTES];
+    float c[BLOCK * MM16_PANEL]; /* [tile of tokens][row][token] */
+};
 
+static int64_t half_steps(int64_t values)
+{
+    return (values + HALVES - 1) / HALVES;
+}
+
+static size_t half_x_bytes(int64_t n, int64_t T)
+{
+    return (size_t)((T + TILE_ROWS - 1) / TILE_ROWS * half_steps(n)) * TILE;
+}
+
+static size_t half_scratch_bytes(int64_t n)
+{
+    (void)n;
+    return (sizeof(struct half_scratch) + 63) & ~(size_t)63;
+}
+
+/* The first min(count, 32) values of p, the rest 0. */
+UP_INLINE __mmask32 half_mask(int64_t count)
+{
+    return count >= HALVES ? 0xffffffffu : count > 0 ? (1u << count) - 1 : 0;
+}
+
+/* To nearest even. In integers, because the instruction for it is not where the tiles are emulated. A NaN
+ * stays one: rounding its bits could carry into the sign. */
+UP_INLINE __m256i round_half(vf f)
+{
+    vi u = _mm512_castps_si512(f), top = _mm512_srli_epi32(u, 16);
+    vi odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
+    vi r = _mm512_srli_epi32(vi_add32(u, vi_add32(odd, _mm512_set1_epi32(0x7fff))), 16);
+    r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(f, f, _CMP_UNORD_Q), top, _mm512_set1_epi32(0x40));
+    return _mm512_cvtepi32_epi16(r);
+}
+
+static void half_x_pack(void *dst, const float *x, int64_t ldx, int64_t n, int64_t T, int64_t t0, int64_t t1)
+{
+    (void)T;
+    int64_t steps = half_steps(n);
+    for (int64_t t = t0; t < t1; t += TILE_ROWS) {
+        uint8_t *to = (uint8_t *)dst + (size_t)(t / TILE_ROWS * steps) * TILE;
+        for (int64_t k = 0; k < n; k += HALVES, to += TILE) {
+            __mmask32 m = half_mask(n - k);
+            vi v[16];
+            for (int i = 0; i < 16; i++) {
+                v[i] = vi_zero();
+                if (t + i >= t1) continue;
+                const float *from = x + (t + i) * ldx + k;
+                __m256i low = round_half(_mm512_maskz_loadu_ps((__mmask16)m, from));
+                __m256i high = _mm256_setzero_si256();
+                if (m >> 16) high = round_half(_mm512_maskz_loadu_ps((__mmask16)(m >> 16), from + 16));
+                v[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+            }
+            vi_transpose(v);
+            for (int i = 0; i < 16; i++) vi_store(to + i * TILE_BYTES, v[i]);
+        }
+    }
+}
+
+static void half_pack_w(struct half_scratch *s, const uint8_t *w, size_t row_bytes, int64_t rows,
+                        int64_t values)
+{
+    for (int64_t r = 0; r < (rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS; r++) {
+        const uint8_t *from = w + (size_t)r * row_bytes;
+        if (r < rows) mm16_fetch_ahead(from, row_bytes, 2 * MM16_CHUNK);
+        for (int64_t k = 0; k < half_steps(values); k++) {
+            vi v = vi_zero();
+            if (r < rows) v = _mm512_maskz_loadu_epi16(half_mask(values - HALVES * k), from + TILE_BYTES * k);
+            vi_store(s->w[r / TILE_ROWS][k][r % TILE_ROWS], v);
+        }
+    }
+}
+
+/* c += w · x over one chunk: `high` (1 or 2) tiles of rows × `wide` tiles of tokens, the tokens' tiles
+ * `x_next` bytes apart, their sums `c_next` floats. */
+UP_INLINE void half_tiles(float *c, int64_t c_next, uint8_t (*w)[HALF_STEPS][TILE_ROWS][TILE_BYTES],
+                          const uint8_t *x, int64_t x_next, int64_t steps, int first, int high, int wide)
+{
+    float *c1 = c + TILE_ROWS * TILE_ROWS, *d = c + c_next, *d1 = c1 + c_next;
+    if (first) {
+        tile_zero(0);
+        tile_zero(1);
+        tile_zero(2);
+        tile_zero(3);
+    } else {
+        tile_load(0, c, TILE_BYTES);
+        if (high > 1) tile_load(1, c1, TILE_BYTES);
+        if (wide > 1) tile_load(2, d, TILE_BYTES);
+        if (high > 1 && wide > 1) tile_load(3, d1, TILE_BYTES);
+    }
+    for (int64_t k = 0; k < steps; k++) {
+        tile_load(4, w[0][k], TILE_BYTES);
+        tile_load(6, x + k * TILE, TILE_BYTES);
+        tile_dot_bf16(0, 4, 6);
+        if (high > 1) {
+            tile_load(5, w[1][k], TILE_BYTES);
+            tile_dot_bf16(1, 5, 6);
+        }
+        if (wide > 1) {
+            tile_load(7, x + x_next + k * TILE, TILE_BYTES);
+            tile_dot_bf16(2, 4, 7);
+            if (high > 1) tile_dot_bf16(3, 5, 7);
+        }
+    }
+    tile_store(0, c, TILE_BYTES);
+    if (high > 1) tile_store(1, c1, TILE_BYTES);
+    if (wide > 1) tile_store(2, d, TILE_BYTES);
+    if (high > 1 && wide > 1) tile_store(3, d1, TILE_BYTES);
+}
+
+/* Tokens [t0, t1) of xp with at most MM16_PANEL rows. */
+static void half_panel(struct half_scratch *s, float *y, int64_t ldy, const uint8_t *w, size_t row_bytes,
+                       int64_t rows, int64_t n, const uint8_t *xp, int64_t t0, int64_t t1)
+{
+    int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS, all = tiles * TILE_ROWS,
+            x_next = half_steps(n) * TILE;
+    for (int64_t k = 0; k < n; k += MM16_CHUNK) {
+        int64_t values = n - k < MM16_CHUNK ? n - k : MM16_CHUNK, steps = half_steps(values);
+        half_pack_w(s, w + 2 * k, row_bytes, rows, values);
+        const uint8_t *chunk = xp + k / HALVES * TILE;
+        /* Two tiles of rows stay in the first-level cache while the tokens pass. */
+        for (int64_t r = 0; r < tiles; r += 2)
+            for (int64_t t = t0; t < t1; t += 2 * TILE_ROWS) {
+                float *c = s->c + (t - t0) * all + r * TILE_ROWS * TILE_ROWS;
+                const uint8_t *x = chunk + t / TILE_ROWS * x_next;
+                int64_t c_next = TILE_ROWS * all;
+                int high = r + 1 < tiles, wide = t + TILE_ROWS < t1;
+                if (high && wide)
+                    half_tiles(c, c_next, s->w + r, x, x_next, steps, k == 0, 2, 2);
+                else if (high)
+                    half_tiles(c, c_next, s->w + r, x, x_next, steps, k == 0, 2, 1);
+                else if (wide)
+                    half_tiles(c, c_next, s->w + r, x, x_next, steps, k == 0, 1, 2);
+                else
+                    half_tiles(c, c_next, s->w + r, x, x_next, steps, k == 0, 1, 1);
+            }
+    }
+    for (int64_t t = t0; t < t1; t += TILE_ROWS) put_y(y + t * ldy, ldy, s->c + (t - t0) * all, rows, t1 - t);
+}
+
+static void half_rows(float *y, int64_t ldy, const void *w, size_t row_bytes, int64_t rows, int64_t n,
+                      const void *xp, int64_t T, void *scratch)
+{
+    tiles_begin();
+    for (int64_t r = 0; r < rows; r += MM16_PANEL)
+        for (int64_t t = 0; t < T; t += BLOCK)
+            half_panel(scratch, y + r, ldy, (const uint8_t *)w + (size_t)r * row_bytes, row_bytes,
+                       rows - r < MM16_PANEL ? rows - r : MM16_PANEL, n, xp, t,
+                       T - t < BLOCK ? T : t + BLOCK);
+    tiles_end();
+}
+
+enum { X_MM16 = X_FIRST_AMX + 0x10, X_HALF };
+
+static const struct kern_mat mat_half = {
+    .x_format = X_HALF,
+    .x_bytes = half_x_bytes,
+    .x_pack = half_x_pack,
+    .x_group = MM16_GROUP,
+    .rows = half_rows,
+    .scratch_bytes = half_scratch_bytes,
+    .row_group = MM16_PANEL,
+};
+
+#define FLOATS(X) X(F16)
 #include "kernels/cpu/mm_types.h"
 
 #ifdef AMX_EMULATED
@@ -217,4 +389,5 @@ void amx_emulated_mm_init(struct kern_ops *ops);
 void amx_mm_init(struct kern_ops *ops)
 {
     mm_enter(ops);
+    ops->mm[DT_BF16] = &mat_half;
 }
