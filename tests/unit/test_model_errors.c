@@ -273,6 +273,27 @@ static void test_learned_positions(void **state)
     calor_model_close(&m);
 }
 
+/* PowerInfer's own format: down by neuron, predictors beside the weights, ReLU. */
+static void test_powerinfer(void **state)
+{
+    (void)state;
+    struct err e;
+    struct tiny t = tiny_llama();
+    const char *path = in_dir("pi.gguf");
+    calor_model *m = NULL;
+    calor_model_info info;
+    t.by_neuron = true;
+    t.extra = "blk.0.fc1.weight";
+    OK(tiny_write(path, &t, &e));
+    FILE *f = fopen(path, "r+b");
+    assert_true(f && fwrite("PWRI", 1, 4, f) == 4 && fclose(f) == 0);
+    if (calor_model_open(&m, path, NULL, err, sizeof err) != 0) fail_msg("%s", err);
+    calor_model_describe(m, &info);
+    assert_string_equal(info.activation, "relu");
+    assert_string_equal(info.activation_origin, "PowerInfer's format");
+    calor_model_close(&m);
+}
+
 static void test_settings(void **state)
 {
     (void)state;
@@ -304,6 +325,7 @@ int main(void)
         cmocka_unit_test(test_shapes),
         cmocka_unit_test(test_activation),
         cmocka_unit_test(test_learned_positions),
+        cmocka_unit_test(test_powerinfer),
         cmocka_unit_test(test_settings),
     };
     return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
