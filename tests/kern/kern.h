@@ -25,6 +25,8 @@ enum { KT_AVX2_MADD = KERN_TIERS, KT_AMX_EMULATED, KT_TABLES };
 const struct kern_ops *kt_table(int t);
 /* The table that table t overlays; NULL for the first. */
 const struct kern_ops *kt_below(int t);
+/* True if table t's mm of this type rounds the tokens to BF16. */
+bool kt_rounds(int t, int type);
 
 /* True if a check of this name is asked for. */
 bool kt_wanted(const struct kt *k, const char *name);

@@ -85,7 +85,7 @@ struct attempt {
     const struct kern_mat *m;
     struct guarded xp, scratch, y;
     struct rng rng;
-    bool split;
+    bool split, rounds;
 };
 
 static void attempt_run(void *arg)
@@ -135,8 +135,11 @@ static void attempt_free(struct attempt *a)
     guard_free(&a->y);
 }
 
-static double tolerance(enum dtype type, enum fill_x xf)
+/* Tokens rounded to BF16: the mean of the squared roundings is 7e-7, but a token alone with equal rows is one
+ * sample of them, and over thirty seeds the worst was 9e-6. */
+static double tolerance(enum dtype type, enum fill_x xf, bool rounds)
 {
+    if (rounds) return 4e-5;
     if (type == DT_F32) return 1e-11;
     if (type == DT_F16 || type == DT_BF16) return 1e-5;
     return xf == X_OUTLIER ? 2e-3 : 5e-4;
@@ -162,7 +165,7 @@ static void say(struct verdict *v, const struct problem *p, const char *fmt, ...
 static void judge(struct verdict *v, const struct problem *p, const struct attempt *a)
 {
     const struct shape *s = &p->s;
-    double errors = 0, scales = 0, tol = tolerance(p->type, s->xf);
+    double errors = 0, scales = 0, tol = tolerance(p->type, s->xf, a->rounds);
     for (int64_t t = 0; t < s->T; t++) {
         for (int64_t r = 0; r < p->ldy && t * p->ldy + r < (int64_t)(a->y.n / 4); r++) {
             float got;
@@ -193,12 +196,13 @@ static void judge(struct verdict *v, const struct problem *p, const struct attem
         say(v, p, "wrote before the start of a buffer");
 }
 
-static void try_one(struct verdict *v, const struct problem *p, const struct kern_mat *m)
+static void try_one(struct verdict *v, const struct problem *p, const struct kern_mat *m, bool rounds)
 {
     struct attempt whole, parts;
     v->ran = true;
     attempt_make(&whole, p, m, false);
     attempt_make(&parts, p, m, true);
+    whole.rounds = rounds;
     if (!kt_survives(attempt_run, &whole)) {
         say(v, p, "touched memory outside its buffers");
     } else {
@@ -301,7 +305,8 @@ void check_products(struct kt *k)
             problem_make(&p, ref, k->seed + (uint64_t)(type * 1000 + c));
             for (int t = 0; t < KT_TABLES; t++)
                 for (int op = 0; op < OPS; op++)
-                    if (todo[t][op] && !verdicts[t][op].failed) try_one(&verdicts[t][op], &p, todo[t][op]);
+                    if (todo[t][op] && !verdicts[t][op].failed)
+                        try_one(&verdicts[t][op], &p, todo[t][op], op == 1 && kt_rounds(t, type));
             problem_free(&p);
         }
         for (int t = 0; t < KT_TABLES; t++)

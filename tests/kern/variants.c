@@ -50,6 +50,11 @@ const struct kern_ops *kt_below(int t)
     return t > 0 ? kern_tier((enum kern_tier)(t - 1)) : NULL;
 }
 
+bool kt_rounds(int t, int type)
+{
+    return type == DT_BF16 && (t == KT_AMX_EMULATED || t == KERN_AMX);
+}
+
 /* ---- Bits ---- */
 
 struct inputs {
@@ -77,8 +82,8 @@ static void multiply(const struct kern_mat *m, const struct inputs *in, float *y
 
 /* Products of many tokens promise the same bits however many tokens come together (the parts here take other
  * paths than the whole), and variants the bits of their tier. The one exception is BF16 on AMX: it rounds the
- * tokens to BF16 and sums in float, so it cannot have the bits of the avx512 tier (check_products holds it to
- * the same limit of error); its rounding must be the one of f32_to_bf16. */
+ * tokens to BF16 and sums in float, so it cannot have the bits of the avx512 tier (check_products has
+ * its limit of error); its rounding must be the one of f32_to_bf16. */
 static void bits(struct kt *k, int t, int type)
 {
     const struct kern_ops *ops = kt_table(t);
@@ -86,8 +91,7 @@ static void bits(struct kt *k, int t, int type)
     const char *name = dtype_info((uint32_t)type)->name;
     char line[2][96];
     snprintf(line[0], sizeof line[0], "%s mm %s bits: tokens together or apart", ops->name, name);
-    bool rounds = type == DT_BF16 && (t == KT_AMX_EMULATED || t == KERN_AMX),
-         twin = t >= KERN_TIERS || rounds;
+    bool rounds = kt_rounds(t, type), twin = t >= KERN_TIERS || rounds;
     if (rounds)
         snprintf(line[1], sizeof line[1], "%s mm %s bits: as of rounded tokens", ops->name, name);
     else
