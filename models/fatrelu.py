@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """ProSparse step 3: choose FATReLU's threshold t for a trained ReLU variant.
 
-usage: fatrelu.py CONFIG.toml [--runs DIR] [--tolerance 0.005] [--windows 64]
+usage: fatrelu.py CONFIG.toml [--runs DIR] [--tolerance 0.0005] [--windows 64]
 
 The largest t whose loss stays within (1 + tolerance) of t = 0 is found by bisection on windows of the training
 text that no step has seen; the figures printed beside it are measured on held-out text. Writes RUN/fatrelu.json.
@@ -41,7 +41,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("config", type=Path)
     p.add_argument("--runs", type=Path)
-    p.add_argument("--tolerance", type=float, default=0.005, help="allowed relative rise of the loss")
+    p.add_argument("--tolerance", type=float, default=0.0005, help="allowed relative rise of the loss")
     p.add_argument("--windows", type=int, default=64)
     a = p.parse_args()
     if a.tolerance < 0 or a.windows < 1:
