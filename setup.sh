@@ -22,13 +22,18 @@ calor_packages()
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing >&2
 }
 
-# calor_build DIR [meson setup options…]: configures once, builds, prints the log only when something failed.
+# calor_build DIR [meson setup options…]: configures when there is no build yet or other options are asked for, builds, and
+# prints the log only when something failed.
 calor_build()
 {
-    local dir=$1 log
+    local dir=$1 log again=""
     shift
     log=$(mktemp)
-    if { [ -f "$dir/build.ninja" ] || meson setup "$dir" "$@"; } >"$log" 2>&1 && ninja -C "$dir" >"$log" 2>&1; then
+    [ -f "$dir/build.ninja" ] && again=--reconfigure
+    if [ -z "$again" ] || { [ $# -gt 0 ] && [ "$*" != "$(cat "$dir/options" 2>/dev/null)" ]; }; then
+        meson setup $again "$dir" "$@" >"$log" 2>&1 && echo "$*" >"$dir/options"
+    fi
+    if [ -f "$dir/build.ninja" ] && ninja -C "$dir" >"$log" 2>&1; then
         rm -f "$log"
     else
         cat "$log" >&2

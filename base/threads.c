@@ -228,6 +228,9 @@ int team_create(struct team **out, const struct team_settings *s, struct err *e)
     /* Signals are the application's: they go to its threads, never to a worker. */
     sigset_t all, old;
     sigfillset(&all);
+    /* A fault is delivered to the thread that made it: blocked, it would pass by every handler. */
+    const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&all, faults[i]);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     int started = 1, rc = 0;
     while (started < n && rc == 0) {

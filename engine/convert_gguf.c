@@ -2,9 +2,10 @@
 #include "engine/convert.h"
 
 #include "base/err.h"
+#include "engine/activation.h"
 #include "io/gguf.h"
 
-#include <stdio.h>
+#include <math.h>
 #include <string.h>
 
 int convert_gguf_plan(const struct gguf *f, enum dtype want, const char *activation, struct conv_list *l,
@@ -17,13 +18,10 @@ int convert_gguf_plan(const struct gguf *f, enum dtype want, const char *activat
                        gguf_path(f));
     int rc = gguf_put_copy(w, f, NULL, e);
     if (rc == 0 && activation) {
-        struct gguf_str arch = {0};
-        char key[160];
-        rc = gguf_get_str(f, "general.architecture", &arch, e);
-        if (rc == 1 || arch.n > 64)
-            return err_set(e, ERR_FORMAT, "'%s' does not name its architecture", gguf_path(f));
-        snprintf(key, sizeof key, "%.*s.hidden_activation", (int)arch.n, arch.s);
-        rc = rc ? rc : gguf_put_str(w, key, activation, e);
+        /* Calor's own key stands above every other. */
+        struct activation known;
+        rc = activation_parse(&known, activation, strlen(activation), NAN, e);
+        rc = rc ? rc : gguf_put_str(w, "calor.activation", activation, e);
     }
     bool tied = !gguf_find_tensor(f, "output.weight");
     for (int64_t i = 0; rc == 0 && i < gguf_n_tensors(f); i++) {

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/json_text.h"
 #include "base/log.h"
+#include "engine/activation.h"
 #include "engine/convert_tok.h"
 #include "io/gguf.h"
 #include "io/safetensors.h"
@@ -225,14 +226,21 @@ static int params_rope(struct hf *h, struct gguf_writer *w, struct err *e)
     if (rc || strcmp(name, "yarn") != 0) return rc;
     double original = 0, v = 0;
     rc = get_number(h, scaling, "original_max_position_embeddings", h->context, &original, e);
+    if (rc == 0 && !(original >= 1 && original <= 1 << 30 && factor > 0))
+        rc = err_set(e, ERR_FORMAT,
+                     "%s/config.json: YaRN needs factor > 0 and an original context of 1 to 2^30 tokens",
+                     h->dir);
     rc = rc ? rc : put_u32(h, w, "rope.scaling.original_context_length", (uint32_t)original, e);
+    /* transformers' attention_factor is the whole magnitude, GGUF's multiplies YaRN's own 1 + 0.1 ln(factor).
+     */
+    double own = factor > 1 ? 1 + 0.1 * log(factor) : 1;
     static const char *const extra[][2] = {{"attention_factor", "rope.scaling.attn_factor"},
                                            {"beta_fast", "rope.scaling.yarn_beta_fast"},
                                            {"beta_slow", "rope.scaling.yarn_beta_slow"}};
     for (size_t i = 0; rc == 0 && i < 3; i++) {
         if (!json_is_number(json_object_get(scaling, extra[i][0]))) continue;
         rc = get_number(h, scaling, extra[i][0], 1, &v, e);
-        rc = rc ? rc : put_f32(h, w, extra[i][1], v, e);
+        rc = rc ? rc : put_f32(h, w, extra[i][1], i == 0 ? v / own : v, e);
     }
     return rc;
 }
@@ -328,38 +336,17 @@ static int put_activation(struct hf *h, struct gguf_writer *w, const char *overr
     if (!act)
         return err_set(e, ERR_FORMAT,
                        "%s/config.json does not name an activation (hidden_act): give --activation", h->dir);
-    static const char *const spelled[][2] = {{"silu", "silu"},
-                                             {"swish", "silu"},
-                                             {"gelu", "gelu"},
-                                             {"gelu_new", "gelu_tanh"},
-                                             {"gelu_pytorch_tanh", "gelu_tanh"},
-                                             {"gelu_tanh", "gelu_tanh"},
-                                             {"relu", "relu"},
-                                             {"relu2", "relu2"},
-                                             {"relu_squared", "relu2"},
-                                             {"fatrelu", "fatrelu"},
-                                             {"drelu", "drelu"}};
-    snprintf(name, sizeof name, "%s", act);
+    struct activation known;
+    int rc = get_number(h, h->config, "hidden_act_param", NAN, &param, NULL);
+    if (rc) param = NAN; /* only FATReLU needs it, and says so */
+    rc = activation_parse(&known, act, strlen(act), (float)param, e);
+    if (rc) return err_prefix(e, rc, "%s", override ? "--activation" : h->dir);
+    snprintf(name, sizeof name, "%s", known.name);
     char *colon = strchr(name, ':');
-    if (colon) {
-        char *end;
-        *colon = 0;
-        param = strtod(colon + 1, &end);
-        if (*end || end == colon + 1 || !isfinite(param))
-            return err_set(e, ERR_ARG, "activation '%s': expected NAME or fatrelu:THRESHOLD", act);
-    }
-    const char *known = NULL;
-    for (size_t i = 0; i < sizeof spelled / sizeof *spelled; i++)
-        if (strcmp(name, spelled[i][0]) == 0) known = spelled[i][1];
-    if (!known)
-        return err_set(e, ERR_UNSUPPORTED,
-                       "activation '%s' is not supported (silu, gelu, relu, relu2, fatrelu, drelu are); "
-                       "--activation overrides",
-                       act);
-    int rc = gguf_put_str(w, arch_key(h, "hidden_activation", key), known, e);
-    if (rc || strcmp(known, "fatrelu") != 0) return rc;
-    if (isnan(param)) rc = get_number(h, h->config, "hidden_act_param", NAN, &param, e);
-    return rc ? rc : put_f32(h, w, "hidden_activation_param", param, e);
+    if (colon) *colon = 0; /* the threshold has a key of its own */
+    rc = gguf_put_str(w, arch_key(h, "hidden_activation", key), name, e);
+    if (rc || known.kind != KERN_FATRELU) return rc;
+    return put_f32(h, w, "hidden_activation_param", (double)known.param, e);
 }
 
 /* ---- tensors ---- */

@@ -120,6 +120,7 @@ int calor_model_open(calor_model **out, const char *path, const calor_model_sett
         err_set(&e, ERR_ARG, "threads is %d: expected 0 (all cores) to 1024", s->threads);
         goto fail;
     }
+    m->mapped = !s->no_mmap;
     if (gguf_open(&m->file, path, s->no_mmap ? GGUF_READ : GGUF_MMAP, &e) < 0) goto fail;
     if (identify(m, &e) < 0) goto fail;
     if (read_name(m, &e) < 0) goto fail;

@@ -45,6 +45,7 @@ struct layer {
 
 struct calor_model {
     struct gguf *file;
+    bool mapped; /* weights are used in place */
     struct tokenizer *tok;
     const struct arch *arch;
     struct hparams hp;

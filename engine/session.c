@@ -7,6 +7,7 @@
 #include "engine/model.h"
 #include "engine/pass.h"
 #include "engine/sampler.h"
+#include "io/gguf.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -104,7 +105,10 @@ static int eval(struct calor_session *s, const int32_t *ids, size_t n, float *ou
                          .pos0 = (int64_t)(s->position + at),
                          .logits = out ? out + at * m->hp.vocab : s->logits,
                          .all = out != NULL};
-        int r = forward_run(&p);
+        /* Weights are used in place: a file cut short must be an error before a page of it is missing. */
+        int r = m->mapped ? gguf_check_size(m->file, e) : 0;
+        if (r) return r;
+        r = forward_run(&p);
         if (r == ERR_CANCELLED) return err_set(e, r, "cancelled after %zu of %zu tokens", at, n);
         if (r == ERR_NUMERIC)
             return err_set(e, r,

@@ -210,6 +210,7 @@ static int run_once(calor_session *s, const struct bench_test *t, const int32_t 
 {
     int rc = calor_rewind(s, 0);
     if (rc) return err_set(e, rc, "rewinding the session failed: %s", calor_error_name(rc));
+    if (cli_interrupted()) return err_set(e, ERR_CANCELLED, "interrupted");
     if (!t->generate) return e->code = calor_eval(s, ids, tokens, e->msg, sizeof e->msg);
     for (uint32_t i = 0; i < tokens; i++)
         if ((rc = calor_eval(s, &ids[i], 1, e->msg, sizeof e->msg))) return e->code = rc;

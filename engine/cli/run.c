@@ -20,6 +20,7 @@ static void interrupt(void *arg)
 int run_prompt(struct run *r, const int32_t *ids, size_t n)
 {
     char err[1000];
+    if (cli_interrupted()) return -1; /* before there was a session to cancel */
     uint64_t t0 = clock_ns();
     int rc = calor_eval(r->session, ids, n, err, sizeof err);
     r->prompt_seconds += clock_since(t0);

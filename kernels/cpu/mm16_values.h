@@ -47,9 +47,10 @@ MM16_INLINE float mm16_factor(uint32_t most, float squares, float norm, float *b
     memcpy(&max, &most, sizeof max);
     *back = most >= 0x7f800000u ? __builtin_nanf("") : 0;
     if (most >= 0x7f800000u || max < 0x1p-100f) return 0;
-    float root = max * 22.63f; /* √512 of the largest; squares of very large or small values are no floats */
-    if (max < 0x1p50f && max > 0x1p-50f) root = __builtin_sqrtf(squares);
-    float by_norm = norm / root, by_max = MM16_MAX / max, f = by_norm < by_max ? by_norm : by_max;
+    /* √512 of the largest, divided by in turn: squares and multiples of very large values are no floats. */
+    float by_norm = norm / 22.63f / max;
+    if (max < 0x1p50f && max > 0x1p-50f) by_norm = norm / __builtin_sqrtf(squares);
+    float by_max = MM16_MAX / max, f = by_norm < by_max ? by_norm : by_max;
     *back = 1.0f / f;
     return f;
 }

@@ -108,6 +108,8 @@ FAMILIES = {
     # This version of transformers takes max_position_embeddings for the original context length.
     "llama, yarn rope scaling": lambda: plain(llama(max_position_embeddings=64, rope_scaling={
         "rope_type": "yarn", "factor": 4.0})),
+    "llama, yarn, its own attention factor": lambda: plain(llama(max_position_embeddings=64, rope_scaling={
+        "rope_type": "yarn", "factor": 4.0, "attention_factor": 1.5})),
     "llama, relu": lambda: plain(llama(hidden_act="relu")),
     "mistral": lambda: plain(tr.MistralForCausalLM(tr.MistralConfig(
         vocab_size=384, hidden_size=64, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4,

@@ -26,6 +26,9 @@ static inline void tiles_begin(void)
         config.bytes[i] = TILE_BYTES;
         config.rows[i] = TILE_ROWS;
     }
+    /* The intrinsic names only 8 bytes of the configuration to the compiler, which may drop the others'
+     * stores. */
+    __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
 }
 
