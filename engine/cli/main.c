@@ -136,10 +136,24 @@ static int dispatch(int argc, char **argv)
     return c->run(c, argc - 1, argv + 1);
 }
 
+/* A page of a mapped file that is no longer there: the file was cut short between the engine's look at its
+ * size and the use of the page. What was written so far has been flushed token by token. */
+static void cut_short(int signal_number)
+{
+    static const char text[] =
+        "\ncalor: error: a file in use lost bytes while it was read (was it truncated or is its "
+        "disk gone?): nothing computed from it can be trusted\n";
+    (void)signal_number;
+    ssize_t written = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)written;
+    _exit(CLI_ERROR);
+}
+
 int main(int argc, char **argv)
 {
     guard_standard_files();
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error like others, reported below */
+    signal(SIGBUS, cut_short);
     signal(SIGXFSZ, SIG_IGN); /* and so is a file that may not grow */
     int status = dispatch(argc, argv);
     bool bad = ferror(stdout);
