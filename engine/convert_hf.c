@@ -261,8 +261,13 @@ static int params_llama(struct hf *h, struct gguf_writer *w, struct err *e)
     const json_t *window = get(h, "sliding_window");
     bool used = get_flag(h, "use_sliding_window", strcmp(h->family->model_type, "mistral") == 0);
     if (rc == 0 && used && json_is_integer(window) && json_integer_value(window) > 0 &&
-        json_integer_value(window) < h->context)
+        json_integer_value(window) < h->context) {
+        if (strcmp(h->family->arch, "llama") != 0 && strcmp(h->family->arch, "bamboo") != 0)
+            return err_set(e, ERR_UNSUPPORTED,
+                           "%s/config.json: sliding_window %lld with a '%s' model is not supported", h->dir,
+                           (long long)json_integer_value(window), h->family->model_type);
         rc = put_u32(h, w, "attention.sliding_window", (uint32_t)json_integer_value(window), e);
+    }
     return rc ? rc : params_rope(h, w, e);
 }
 
@@ -577,6 +582,9 @@ int convert_hf_plan(const char *dir, const struct safetensors *st, enum dtype wa
     if (rc == 0 && embedding_rows == 0)
         rc = err_set(e, ERR_FORMAT, "'%s' has no token embedding among its %lld tensors", dir,
                      (long long)safetensors_n(st));
+    if (rc == 0 && embedding_rows != h.vocab)
+        rc = err_set(e, ERR_FORMAT, "%s/config.json: vocab_size is %u, but the token embedding has %llu rows",
+                     dir, h.vocab, (unsigned long long)embedding_rows);
     rc = rc ? rc : convert_tokenizer(dir, (uint32_t)embedding_rows, w, e);
     if (rc == 0) qsort(l->t, l->n, sizeof *l->t, by_name);
     json_decref(config);

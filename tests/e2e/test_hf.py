@@ -161,6 +161,21 @@ def main():
         worst = float(np.abs(got - want).max()) if got.shape == want.shape else f"shape {got.shape} against {want.shape}"
         tap.check(f"{name}: max |Δlogit| ≤ {TOLERANCE} (spread {spread:.2f})", got.shape == want.shape and worst <= TOLERANCE, worst)
 
+    def refused(name, edits, words):
+        config = json.loads((tap.temp() / "hf8" / "config.json").read_text())
+        broken = tap.temp() / "broken"
+        broken.mkdir(exist_ok=True)
+        for file in (tap.temp() / "hf8").iterdir():
+            (broken / file.name).write_bytes(file.read_bytes())
+        (broken / "config.json").write_text(json.dumps({**config, **edits}))
+        out = tap.run("convert", broken, "-o", tap.temp() / "broken.gguf")
+        tap.check(name, out.returncode in (1, 2) and words in out.stderr and not (tap.temp() / "broken.gguf").exists(), out.stderr)
+
+    refused("a vocabulary of another size is refused", {"vocab_size": 512}, "the token embedding has 384 rows")
+    refused("an unknown family is refused", {"model_type": "mamba"}, "'mamba' is not supported")
+    refused("an unknown activation is refused", {"hidden_act": "quick"}, 'activation "quick" is unknown')
+    refused("heads that don't divide are refused", {"num_attention_heads": 5}, "does not divide")
+
     bin_folder = tap.temp() / "pickled"
     bin_folder.mkdir()
     (bin_folder / "config.json").write_text("{}")
