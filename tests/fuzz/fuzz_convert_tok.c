@@ -19,7 +19,7 @@ static void silent(enum log_level level, const char *line, void *arg)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const uint32_t rows = 300;
-    static uint64_t sink;
+    static volatile uint64_t sink; /* keeps the reads */
     log_set_sink(silent, NULL);
     if (size < 1) return 0;
     const char *text = (const char *)data + 1;
@@ -41,9 +41,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     PROMISE(rc == 0 || e.msg[0]);
     PROMISE(v.n <= rows);
     for (uint32_t i = 0; i < v.n; i++)
-        for (uint64_t k = 0; k < v.tok[i].n; k++) sink += (uint8_t)v.tok[i].s[k];
+        for (uint64_t k = 0; k < v.tok[i].n; k++) sink = sink + (uint8_t)v.tok[i].s[k];
     for (size_t i = 0; i < v.n_merge; i++)
-        for (uint64_t k = 0; k < v.merge[i].n; k++) sink += (uint8_t)v.merge[i].s[k];
+        for (uint64_t k = 0; k < v.merge[i].n; k++) sink = sink + (uint8_t)v.merge[i].s[k];
     PROMISE(rc != 0 || v.model);
     hf_vocab_finish(&v);
     json_decref(tree);
