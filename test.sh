@@ -35,7 +35,7 @@ if [ $full = 1 ]; then
     suite build-tsan "-Dbuildtype=debugoptimized -Db_sanitize=thread -Db_lundef=false" --suite threads -t 4
     if command -v clang >/dev/null; then
         export CC=clang
-        suite build-clang "" --suite unit
+        suite build-clang "" --suite unit --suite kern --suite fuzz
     fi
 fi
 python3 tests/count.py "${logs[@]}" || status=1
