@@ -40,7 +40,66 @@ struct kern_mat {
                  const void *xp, int64_t T, void *scratch);
     size_t (*scratch_bytes)(int64_t n);
     int64_t row_group;
+    /* Of mv only, one token: y[i] = W[list[i]]·x for i in [0, count), with the very bits that `rows` gives
+     * those rows for T = 1. list ascends; w points at row 0, rows are row_bytes apart; xp is one token's. */
+    void (*listed)(float *y, const void *w, size_t row_bytes, const uint16_t *list, int64_t count, int64_t n,
+                   const void *xp, void *scratch);
 };
+
+/* ---- Down, stored by neuron
+ * ---------------------------------------------------------------------------------------- The down matrix of
+ * an FFN, d values for each of f neurons, so that the neurons that fire can be added up alone. Two layouts:
+ *
+ * ROW    neuron i is a row of d values of a type, quantised along d.
+ * SPLIT  bit-exact to a matrix [d rows][f columns] that is quantised along f, as GGUF files hold it: neuron i
+ *        has its d quants; what KERN_GROUP (Q6_K: 16) neighbouring neurons of the file share (scales,
+ *        minima) stands in planes of d values, one a group; what 256 of them share, in planes of d values
+ *        one a super-block (K-quants).
+ *
+ * Order of neurons: as stored. Inside each block of KERN_BLOCK stored neurons, those of one group stand
+ * together. Sums never cross a block and go strictly in stored order, a group's neurons first among
+ * themselves; a neuron with h = 0 adds exactly nothing. So leaving such neurons out changes no bit. */
+#define KERN_BLOCK 256
+
+struct kern_down_rows {
+    const uint8_t *rows; /* neuron i's part at rows + i*stride, 64-byte aligned */
+    size_t stride;       /* bytes, a multiple of 64, at least neuron_bytes(d) */
+    /* SPLIT only: plane g at groups + g*group_bytes(d), plane s at supers + s*super_bytes(d), and the group
+     * of each stored neuron; group g belongs to super-block g / (256 / group). */
+    const uint8_t *groups, *supers;
+    const uint16_t *group_of;
+};
+
+struct kern_down {
+    int64_t group;                     /* neurons that share a group plane; 0: ROW, no planes */
+    size_t (*neuron_bytes)(int64_t d); /* of one neuron's own part, a multiple of 64 */
+    size_t (*group_bytes)(int64_t d);  /* of one plane, multiples of 64; NULL (supers also: 0) without */
+    size_t (*super_bytes)(int64_t d);
+    /* y[c] += Σ_i h[i]·down[first + list[i]][c] for c in [c0, c1). first: a multiple of KERN_BLOCK; list:
+     * ascending, each below KERN_BLOCK; c0, c1: multiples of 64, or c1 = d. scratch: 64-byte aligned,
+     * scratch_bytes(d) long. */
+    void (*add)(float *y, const struct kern_down_rows *w, int64_t first, const uint16_t *list, const float *h,
+                int64_t count, int64_t d, int64_t c0, int64_t c1, void *scratch);
+    size_t (*scratch_bytes)(int64_t d);
+};
+
+/* The layouts themselves, the same for every tier. SPLIT: takes a block-quantised matrix of d rows of f
+ * columns (src, row_bytes apart) apart. Writes the parts of the file's neurons [i0, i1) (multiples of 256, or
+ * i1 = f) for rows [c0, c1) (multiples of 64, or c1 = d): neuron i of the file to w.rows + at[i]*stride (at
+ * NULL: i), and the planes of their groups. Ranges may be done by different threads. */
+struct kern_split_dst {
+    uint8_t *rows, *groups, *supers;
+    size_t stride;
+    const uint32_t *at; /* where each neuron of the file is stored, f long; NULL: in the file's order */
+};
+int kern_split(enum dtype type, const struct kern_split_dst *dst, const void *src, size_t row_bytes,
+               int64_t d, int64_t f, int64_t i0, int64_t i1, int64_t c0, int64_t c1, struct err *e);
+/* Puts rows [c0, c1) (multiples of 64, or c1 = d) together again, all f columns, in the type's blocks, byte
+ * for byte as they were. at: as above. */
+int kern_unsplit(enum dtype type, void *dst, size_t row_bytes, const struct kern_down_rows *w,
+                 const uint32_t *at, int64_t d, int64_t f, int64_t c0, int64_t c1, struct err *e);
+/* True for the types that have a SPLIT layout: Q8_0, Q4_0, Q4_K, Q5_K, Q6_K. */
+bool kern_can_split(enum dtype type);
 
 /* ---- Attention of one KV head
  * ------------------------------------------------------------------------------------ K and V of one KV
@@ -73,6 +132,8 @@ struct kern_ops {
      * mv_tokens take mm. */
     const struct kern_mat *mv[DT_COUNT], *mm[DT_COUNT];
     int64_t mv_tokens;
+    /* Down by neuron: ROW for every type that `mv` has, SPLIT for those of kern_can_split (else NULL). */
+    const struct kern_down *down_row[DT_COUNT], *down_split[DT_COUNT];
 
     /* One row of a matrix to floats: n a multiple of the type's block. Exact. */
     void (*decode)(enum dtype type, float *dst, const void *src, int64_t n);
