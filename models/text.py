@@ -16,7 +16,20 @@ from errors import RecipeError
 
 MARK = "<|endoftext|>"
 _ASCII = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "--", "—": "--", "…": "...", "\u00a0": " ", "\ufeff": ""})
+# UTF-8 that was once read as Windows-1252 (and in one file then lower-cased): the marks it stands for. The last byte of a
+# closing quotation mark has no letter there, so "â€" alone is one.
+_BROKEN = {"â€œ": '"', "â€˜": "'", "â€™": "'", "â€“": "--", "â€”": "--", "â€¦": "...", "â€\x9d": '"', "â€": '"'}
+_BROKEN_LETTER = re.compile("[ÂâÃã]([\u00a1-\u00bf])")
+_PLAIN_LETTER = str.maketrans("áâàäãéêèëíîïìóôòöõúûùüñçÁÉÍÓÚÑÇ«»", "aaaaaeeeeiiiiooooouuuuncAEIOUNC\"\"", "¡¿")
 _WORD = re.compile(r"[A-Za-z]+")
+
+
+def mend(text: str) -> str:
+    """The text with broken encodings repaired and punctuation and accented letters in ASCII."""
+    for broken, mark in _BROKEN.items():
+        text = text.replace(broken, mark)
+    text = _BROKEN_LETTER.sub(lambda m: m.group(1) if m.group(0)[0] in "Ââ" else chr(ord(m.group(1)) + 0x40), text)
+    return text.translate(_ASCII).translate(_PLAIN_LETTER)
 
 
 def read_text(path: Path, first_bytes: int = 0) -> str:
@@ -28,7 +41,7 @@ def read_text(path: Path, first_bytes: int = 0) -> str:
     if first_bytes and len(raw) > first_bytes:
         cut = raw.rfind(MARK.encode(), 0, first_bytes)
         raw = raw[: cut if cut > 0 else first_bytes]
-    text = raw.decode("utf-8", errors="replace").replace("\r\n", "\n").translate(_ASCII)
+    text = mend(raw.decode("utf-8", errors="replace").replace("\r\n", "\n"))
     if not text.strip():
         raise RecipeError(f"the text {path} is empty: expected stories separated by a line {MARK}.")
     return text
