@@ -63,9 +63,10 @@ def main() -> None:
     for r in recipes:
         if not (data.data_folder(r) / "index.json").exists():
             data.prepare(r)
+        if not a.no_training and not train(r, a.runs, 0, keep.get(r.name, 0), False, a.compile):
+            raise RecipeError("stopped: run the same command again to go on.")
+    for r in recipes:
         path = config.run_folder(r.name, a.runs) / "checkpoint.pt"
-        if not a.no_training:
-            train(r, a.runs, 0, keep.get(r.name, 0), False, a.compile)
         if not path.exists() or read_checkpoint(path)["step"] < r.optim.steps:
             print(f"{r.name}: not trained to its end, left out")
             continue

@@ -143,7 +143,7 @@ def write_hf(folder: Path, model: Llama, r: Recipe) -> None:
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32", "vocab_size": c.vocab,
         "hidden_size": c.d_model, "intermediate_size": c.d_ffn, "num_hidden_layers": c.n_layers, "num_attention_heads": c.n_heads,
         "num_key_value_heads": c.n_kv_heads, "head_dim": c.d_model // c.n_heads, "max_position_embeddings": c.context,
-        "rms_norm_eps": c.norm_eps, "rope_theta": c.rope_base, "hidden_act": c.activation, "tie_word_embeddings": False,
+        "rms_norm_eps": c.norm_eps, "rope_theta": c.rope_base, "hidden_act": c.activation, "tie_word_embeddings": c.tied,
         "bos_token_id": 1, "eos_token_id": 2, "attention_bias": False, "mlp_bias": False,
     }
     if c.activation == "fatrelu":

@@ -18,7 +18,10 @@ ACTIVATIONS = ("silu", "relu", "relu2", "fatrelu")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything the forward pass depends on; `threshold` is FATReLU's t and unused by other activations."""
+    """Everything the forward pass depends on; `threshold` is FATReLU's t and unused by other activations.
+
+    `tied` makes the embedding the output head too, as in Hugging Face's tie_word_embeddings.
+    """
 
     vocab: int
     d_model: int
@@ -29,6 +32,7 @@ class ModelConfig:
     context: int
     activation: str = "silu"
     gated: bool = True
+    tied: bool = False
     threshold: float = 0.0
     rope_base: float = 10000.0
     norm_eps: float = 1e-5
@@ -72,6 +76,28 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
+class RmsNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension, in float32 whatever the type of x."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.float()
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal softmax(q k^T / sqrt(e)) v of [B, H, T, e]; PyTorch before 2.0 has no fused function for it."""
+    if hasattr(F, "scaled_dot_product_attention"):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    t = q.shape[2]
+    later = torch.ones(t, t, dtype=torch.bool).triu(1)
+    scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    return scores.masked_fill(later, float("-inf")).softmax(-1) @ v
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention, [B, T, d] to [B, T, d], no biases."""
 
@@ -89,7 +115,7 @@ class Attention(nn.Module):
         k = rotate(self.k_proj(x).view(b, t, self.kv, self.head).transpose(1, 2), cos, sin)
         v = self.v_proj(x).view(b, t, self.kv, self.head).transpose(1, 2)
         k, v = (y.repeat_interleave(self.n // self.kv, dim=1) for y in (k, v))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        y = attend(q, k, v)
         return self.o_proj(y.transpose(1, 2).reshape(b, t, d))
 
 
@@ -117,9 +143,9 @@ class Block(nn.Module):
 
     def __init__(self, c: ModelConfig):
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(c.d_model, eps=c.norm_eps)
+        self.input_layernorm = RmsNorm(c.d_model, c.norm_eps)
         self.self_attn = Attention(c)
-        self.post_attention_layernorm = nn.RMSNorm(c.d_model, eps=c.norm_eps)
+        self.post_attention_layernorm = RmsNorm(c.d_model, c.norm_eps)
         self.mlp = FeedForward(c)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,21 +163,26 @@ class Llama(nn.Module):
         self.config = c
         self.embed_tokens = nn.Embedding(c.vocab, c.d_model)
         self.layers = nn.ModuleList(Block(c) for _ in range(c.n_layers))
-        self.norm = nn.RMSNorm(c.d_model, eps=c.norm_eps)
-        self.lm_head = nn.Linear(c.d_model, c.vocab, bias=False)
+        self.norm = RmsNorm(c.d_model, c.norm_eps)
+        if not c.tied:
+            self.lm_head = nn.Linear(c.d_model, c.vocab, bias=False)
         cos, sin = rope_tables(c.context, c.d_model // c.n_heads, c.rope_base)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
         self.reset()
 
     def reset(self) -> None:
-        """Initial weights: Gaussian with variance 1/width in, output projections scaled down by depth, head small."""
+        """Initial weights: Gaussian with variance 1/width in, output projections scaled down by depth, head small.
+
+        A tied embedding is small too, so that the first logits are; its tokens are told apart all the same, since
+        every layer reads its input through a norm.
+        """
         depth = (2 * self.config.n_layers) ** -0.5
         for name, p in self.named_parameters():
             if p.ndim < 2:
                 nn.init.ones_(p)
             elif name.startswith("embed_tokens"):
-                nn.init.normal_(p, std=0.5)
+                nn.init.normal_(p, std=0.02 if self.config.tied else 0.5)
             elif name.startswith("lm_head"):
                 nn.init.normal_(p, std=0.002)
             else:
@@ -164,7 +195,8 @@ class Llama(nn.Module):
         for layer in self.layers:
             x, h = layer(x, self.cos[:t], self.sin[:t])
             hidden.append(h)
-        return self.lm_head(self.norm(x)), hidden
+        x = self.norm(x)
+        return (F.linear(x, self.embed_tokens.weight) if self.config.tied else self.lm_head(x)), hidden
 
     def set_activation(self, name: str, threshold: float = 0.0) -> None:
         """Exchange the activation in place (ProSparse step 1, and step 3 with a threshold); weights stay."""

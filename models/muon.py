@@ -23,9 +23,10 @@ def orthogonalise(g: Tensor, rounds: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for two-dimensional weights. State per parameter: `momentum`, of the parameter's shape."""
+    """Muon for two-dimensional weights. State per parameter: `momentum`, of the parameter's shape; the iteration runs in `dtype`."""
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0, dtype: torch.dtype = torch.float32):
+        self.dtype = dtype
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -43,5 +44,5 @@ class Muon(torch.optim.Optimizer):
                     m.lerp_(p.grad, 1 - group["momentum"])
                     directions.append(p.grad.lerp(m, group["momentum"]))
                 scale = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-                for p, u in zip(params, orthogonalise(torch.stack(directions))):
+                for p, u in zip(params, orthogonalise(torch.stack(directions).to(self.dtype))):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).add_(u, alpha=-scale)

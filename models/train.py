@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,8 @@ from schedule import learning_rate_share, sparsity_weight
 
 CHECKPOINT_SECONDS = 150.0
 LOG_EVERY = 10
-HELD_EVERY = 100
-HELD_WINDOWS = 48
+HELD_EVERY = 200
+HELD_WINDOWS = 32
 
 
 def make_optimisers(model: Llama, r: Recipe) -> list[torch.optim.Optimizer]:
@@ -41,7 +41,7 @@ def make_optimisers(model: Llama, r: Recipe) -> list[torch.optim.Optimizer]:
     o = r.optim
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and n.startswith("layers.")]
     rest = [p for n, p in model.named_parameters() if p.ndim == 1 or n.startswith("lm_head")]
-    muon = Muon(matrices, lr=o.muon_lr, weight_decay=o.weight_decay)
+    muon = Muon(matrices, lr=o.muon_lr, weight_decay=o.weight_decay, dtype=getattr(torch, o.precision))
     adam = torch.optim.Adam([{"params": rest, "lr": o.adam_lr}, {"params": [model.embed_tokens.weight], "lr": o.embed_lr}], betas=(0.9, 0.97), eps=1e-10)
     for opt in (muon, adam):
         for group in opt.param_groups:
@@ -49,15 +49,16 @@ def make_optimisers(model: Llama, r: Recipe) -> list[torch.optim.Optimizer]:
     return [muon, adam]
 
 
-def losses(model: Llama, batch: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """(cross-entropy in nats a token, L1 term, hidden activations) of windows [B, T+1].
+def losses(model: Llama, batch: Tensor, precision: str = "float32") -> tuple[Tensor, Tensor, list[Tensor]]:
+    """(cross-entropy in nats a token, L1 term, hidden activations) of windows [B, T+1]; `precision` is that of matrix products.
 
     The L1 term is the mean |h| of a neuron, summed over layers: ProSparse's Σ ‖h‖₁ per token divided by f, so that
     one λ means the same at any FFN width.
     """
-    logits, hidden = model(batch[:, :-1])
-    loss = F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-    penalty = torch.stack([h.abs().mean() for h in hidden]).sum()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        logits, hidden = model(batch[:, :-1])
+    loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+    penalty = torch.stack([h.float().abs().mean() for h in hidden]).sum()
     return loss, penalty, hidden
 
 
@@ -79,8 +80,19 @@ def evaluate(model: Llama, windows: Tensor) -> tuple[float, list[float]]:
     return total / n, [z / n for z in zeros]
 
 
+def map_leaves(x: Any, rule: Callable[[Any], Any]) -> Any:
+    """x with rule applied to everything in it that is not a dictionary, a list or a tuple."""
+    if isinstance(x, dict):
+        return {k: map_leaves(v, rule) for k, v in x.items()}
+    return type(x)(map_leaves(v, rule) for v in x) if isinstance(x, (list, tuple)) else rule(x)
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint beside its place, then rename: an interruption leaves the old one whole."""
+    """Write a checkpoint beside its place, then rename: an interruption leaves the old one whole.
+
+    Floats are stored as float64 scalars, since PyTorch 1.13 cannot read plain ones with weights_only.
+    """
+    state = map_leaves(state, lambda v: torch.tensor(v, dtype=torch.float64) if isinstance(v, float) else v)
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as f:
         torch.save(state, f)
@@ -92,7 +104,8 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint's dictionary, or a RecipeError that says what is wrong with the file."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = map_leaves(torch.load(path, map_location="cpu", weights_only=True),
+                           lambda v: v.item() if isinstance(v, Tensor) and v.dtype == torch.float64 and v.ndim == 0 else v)
     except FileNotFoundError as e:
         raise RecipeError(f"no checkpoint {path}: train that run first.") from e
     except Exception as e:  # torch raises several kinds for damaged files
@@ -131,8 +144,11 @@ class Log:
         self.file.flush()
 
 
-def train(r: Recipe, runs: Path | None, stop_at: int, keep: int, accept: bool, compiled: bool) -> None:
-    """Train until optim.steps or stop_at; the state at step `keep` is copied to fork-STEP.pt for others to start from."""
+def train(r: Recipe, runs: Path | None, stop_at: int, keep: int, accept: bool, compiled: bool) -> bool:
+    """Train until optim.steps or stop_at; the state at step `keep` is copied to fork-STEP.pt for others to start from.
+
+    Returns False when a signal asked it to stop earlier.
+    """
     folder = config.run_folder(r.name, runs)
     folder.mkdir(parents=True, exist_ok=True)
     corpus = Corpus(r)
@@ -182,7 +198,7 @@ def train(r: Recipe, runs: Path | None, stop_at: int, keep: int, accept: bool, c
         for opt in optimisers:
             for group in opt.param_groups:
                 group["lr"] = group["peak"] * share
-        loss, penalty, hidden = training_losses(model, torch.from_numpy(corpus.batch(step)))
+        loss, penalty, hidden = training_losses(model, torch.from_numpy(corpus.batch(step)), r.optim.precision)
         (loss + weight * penalty if weight > 0 else loss).backward()
         if not torch.isfinite(loss):
             raise RecipeError(f"{r.name}: the loss is {loss.item()} at step {step}: lower the learning rates; the last checkpoint is untouched.")
@@ -209,6 +225,7 @@ def train(r: Recipe, runs: Path | None, stop_at: int, keep: int, accept: bool, c
     for number, handler in handlers.items():
         signal.signal(number, handler)
     print(f"{r.name}: {'stopped' if asked else 'reached'} step {step}", flush=True)
+    return not asked
 
 
 def main() -> None:

@@ -50,10 +50,11 @@ def twin(reader):
     """LlamaForCausalLM with the file's weights."""
     n = lambda key: value(reader, f"llama.{key}")  # noqa: E731
     heads, kv, kind = n("attention.head_count"), n("attention.head_count_kv"), n("hidden_activation")
+    tied = not any(t.name == "output.weight" for t in reader.tensors)
     conf = transformers.LlamaConfig(
         vocab_size=len(value(reader, "tokenizer.ggml.tokens")), hidden_size=n("embedding_length"), intermediate_size=n("feed_forward_length"),
         num_hidden_layers=n("block_count"), num_attention_heads=heads, num_key_value_heads=kv, max_position_embeddings=n("context_length"),
-        rms_norm_eps=n("attention.layer_norm_rms_epsilon"), rope_theta=n("rope.freq_base"), hidden_act="relu", tie_word_embeddings=False,
+        rms_norm_eps=n("attention.layer_norm_rms_epsilon"), rope_theta=n("rope.freq_base"), hidden_act="relu", tie_word_embeddings=tied,
         attn_implementation="eager")
     model = transformers.LlamaForCausalLM(conf)
     for layer in model.model.layers:
@@ -72,6 +73,8 @@ def twin(reader):
                 h = heads if part == "attn_q" else kv
                 w = w.view(h, w.shape[0] // h // 2, 2, w.shape[1]).transpose(1, 2).reshape(w.shape)
         state[name] = w
+    if tied:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state)
     return model.eval()
 
