@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Train the small variants, measure them, and print the comparison as one Markdown table.
 
-usage: compare.py [CONFIG.toml ...] [--no-training] [--windows 16] [--predictor-steps 300] [--runs DIR] [-o FILE]
+usage: compare.py [CONFIG.toml ...] [--no-training] [--windows 16] [--predictor-steps 300] [--threads N] [--compile]
+                  [--runs DIR] [-o FILE]
 
 Without arguments: config/small-*.toml. A variant that another forks from is trained first. Everything resumes: run it
 again after an interruption. A variant without a finished run is left out of the table under --no-training, and said so.
@@ -25,7 +26,7 @@ from metrics import measure
 from train import read_checkpoint, train
 
 COLUMNS = ("variant", "parameters", "steps", "loss", "exact zeros %", "sparsity at CETT 0.2 %", "at PPL-1 %", "predictor recall / sparsity %", "reuse_1", "reuse_4", "gap",
-           "loss at 10 % kept: magnitude, gradient")
+           "loss at 10 % kept: magnitude, gradient", "% kept at loss + 1 %: magnitude, gradient")
 
 
 def ordered(recipes: list[Recipe]) -> list[Recipe]:
@@ -42,6 +43,7 @@ def row(r: Recipe, parameters: int, m: dict[str, Any]) -> str:
         f"{100 * m['cett02_mean']:.1f}", f"{100 * m['ppl1']:.1f}", f"{100 * mean('predictor_recall'):.1f} / {100 * mean('predictor_sparsity'):.1f}" if "predictor_recall" in m else "–",
         f"{mean('reuse1'):.2f}", f"{mean('reuse4'):.2f}", f"{mean('gap'):.2f}",
         f"{m['attribution']['magnitude'][ten]:.3f}, {m['attribution']['gradient'][ten]:.3f}",
+        f"{100 * m['attribution']['magnitude_equal'][0]:.1f}, {100 * m['attribution']['gradient_equal'][0]:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -52,11 +54,12 @@ def main() -> None:
     p.add_argument("--no-training", action="store_true")
     p.add_argument("--windows", type=int, default=16)
     p.add_argument("--predictor-steps", type=int, default=300)
+    p.add_argument("--threads", type=int, default=1)
     p.add_argument("--compile", action="store_true", help="as in train.py")
     p.add_argument("--runs", type=Path)
     p.add_argument("-o", type=Path)
     a = p.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(a.threads)
     recipes = ordered([config.load(c) for c in a.configs or sorted((config.HERE / "config").glob("small-*.toml"))])
     keep = {r.fork_from: r.fork_step for r in recipes if r.fork_from}
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]

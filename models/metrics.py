@@ -139,8 +139,18 @@ def keep_top(score: Tensor, h: Tensor, share: float) -> Tensor:
     return h * kept
 
 
+def smallest_share(loss_at: Callable[[float], float], limit: float, rounds: int = 8) -> float:
+    """The share of neurons to keep at which loss_at(share) comes down to `limit`, by bisection (1 if it never does)."""
+    low, high = 0.0, 1.0
+    for _ in range(rounds):
+        mid = 0.5 * (low + high)
+        low, high = (low, mid) if loss_at(mid) <= limit else (mid, high)
+    return high
+
+
 def attribution(model: Llama, windows: Tensor, shares: list[float]) -> dict[str, list[float]]:
-    """Loss when only a share of neurons is kept per token: by magnitude, and by -G.O + 1/2 |O| ||G||.
+    """Loss when only a share of neurons is kept per token, by magnitude and by -G.O + 1/2 |O| ||G||; and, as KIND_equal, the
+    share that each needs for the same loss, 1 % above that of all neurons.
 
     G is the gradient of the loss by the FFN's output (equal for all O_i), from one backward pass of the whole model.
     """
@@ -161,10 +171,12 @@ def attribution(model: Llama, windows: Tensor, shares: list[float]) -> dict[str,
             scores["gradient"].append(-product + 0.5 * magnitude * grads[j].norm(dim=-1, keepdim=True))
         out: dict[str, list[float]] = {"share": shares}
         for kind, score in scores.items():
-            out[kind] = []
-            for share in shares:
-                with Masking(model, lambda i, h, s=score, p=share: keep_top(s[i], h, p)):
-                    out[kind].append(losses(model, windows)[0].item())
+            def loss_at(share: float, score: list[Tensor] = score) -> float:
+                with Masking(model, lambda i, h: keep_top(score[i], h, share)):
+                    return losses(model, windows)[0].item()
+
+            out[kind] = [loss_at(share) for share in shares]
+            out[f"{kind}_equal"] = [smallest_share(loss_at, 1.01 * loss.item())]
     return out
 
 

@@ -203,6 +203,7 @@ def figures():
     pairs = torch.zeros(10, 6, dtype=torch.bool)
     pairs[:5, [0, 1]] = pairs[5:, [2, 3]] = True
     tap.check("the co-activation gap of perfect pairs", abs(metrics.coactivation_gap(pairs, 1) - (1 - 2 / 6)) < 1e-6, metrics.coactivation_gap(pairs, 1))
+    tap.check("the share that reaches a loss is found", abs(metrics.smallest_share(lambda s: 1 - s, 0.25) - 0.75) < 0.01)
     x = torch.randn(2000, 16, generator=g)
     recall, sparsity = metrics.train_predictor(x, x @ torch.randn(16, 24, generator=g) > 4.0, 24, 300)
     tap.check("a predictor learns linear gates", recall > 0.6 and sparsity > 0.7, (recall, sparsity))
