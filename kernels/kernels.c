@@ -132,12 +132,14 @@ static void build_tables(void)
             avx2_vec_init(ops);
             avx2_attn_init(ops);
             avx2_mv_init(ops);
+            avx2_down_init(ops);
             avx2_mm_init(ops);
             break;
         case KERN_AVX512:
             avx512_vec_init(ops);
             avx512_attn_init(ops);
             avx512_mv_init(ops);
+            avx512_down_init(ops);
             avx512_mm_init(ops);
             break;
         case KERN_AMX: amx_mm_init(ops); break;

@@ -131,6 +131,10 @@ SIMD void vf_store_f16_part(void *p, vf v, int64_t n)
 {
     _mm256_mask_storeu_epi16(p, lanes16(n), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
+SIMD vf vf_load_bf16(const void *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
+}
 SIMD vf vf_load_i8(const void *p)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
@@ -339,6 +343,10 @@ SIMD void vf_store_f16_part(void *p, vf v, int64_t n)
     uint16_t all[8];
     vf_store_f16(all, v);
     memcpy(p, all, (size_t)n * 2);
+}
+SIMD vf vf_load_bf16(const void *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
 }
 SIMD vf vf_load_i8(const void *p)
 {

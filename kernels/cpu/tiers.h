@@ -43,6 +43,7 @@ void ref_init(struct kern_ops *ops);
 void avx2_vec_init(struct kern_ops *ops);
 void avx2_attn_init(struct kern_ops *ops);
 void avx2_mv_init(struct kern_ops *ops);
+void avx2_down_init(struct kern_ops *ops);
 void avx2_mm_init(struct kern_ops *ops);
 /* What they choose from, for tests. */
 void avx2_mv_madd_init(struct kern_ops *ops);
@@ -52,6 +53,7 @@ void avx2_mm_vnni_init(struct kern_ops *ops);
 void avx512_vec_init(struct kern_ops *ops);
 void avx512_attn_init(struct kern_ops *ops);
 void avx512_mv_init(struct kern_ops *ops);
+void avx512_down_init(struct kern_ops *ops);
 void avx512_mm_init(struct kern_ops *ops);
 
 void amx_mm_init(struct kern_ops *ops);

@@ -167,18 +167,18 @@ UP_INLINE void prefetch(const uint8_t *at, size_t bytes)
     }
 }
 
-/* R rows `apart` rows from each other with T tokens; R and T are constants. */
+/* R rows, row r `off[r]` bytes behind w, with T tokens; R and T are constants. */
 UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, int64_t apart, const uint8_t *w,
-                        size_t row_bytes, int64_t n, const struct xq *x)
+                        const size_t *off, int64_t n, const struct xq *x)
 {
     struct sums s[MAX_SUMS];
     for (int i = 0; i < R * T; i++) s[i].dot = s[i].low = _mm256_setzero_ps();
     int64_t whole = n / UP_PIECE, np = pieces(n);
-    size_t step = up_bytes(type), stride = (size_t)apart * row_bytes;
+    size_t step = up_bytes(type);
     __m256i q[8];
     for (int64_t p = 0; p < whole; p++, w += step)
         for (int r = 0; r < R; r++) {
-            const uint8_t *at = w + (size_t)r * stride;
+            const uint8_t *at = w + off[r];
             up_quants(type, q, at);
             struct up_scale scales = up_scales(type, at);
             prefetch(at, step);
@@ -187,7 +187,7 @@ UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, in
     if (whole < np) /* a part of a piece: the missing blocks are zero */
         for (int r = 0; r < R; r++) {
             uint8_t part[MAX_BYTES] = {0};
-            memcpy(part, w + (size_t)r * stride, (size_t)(n % UP_PIECE) / 32 * (step / 8));
+            memcpy(part, w + off[r], (size_t)(n % UP_PIECE) / 32 * (step / 8));
             up_quants(type, q, part);
             struct up_scale scales = up_scales(type, part);
             for (int t = 0; t < T; t++) add_piece(type, &s[r * T + t], q, scales, x + t * np + whole);
@@ -200,20 +200,36 @@ UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w,
                        int64_t rows, int64_t n, const struct xq *x, int64_t T)
 {
     int64_t np = pieces(n), r = 0, part = T == 1 ? rows / 4 : T == 2 ? rows / 2 : 0;
+    const size_t off[4] = {0, (size_t)part * row_bytes, (size_t)part * row_bytes * 2,
+                           (size_t)part * row_bytes * 3};
     for (; r < part; r++) {
         const uint8_t *at = w + (size_t)r * row_bytes;
         if (T == 1)
-            dot_rows(type, 4, 1, y + r, ldy, part, at, row_bytes, n, x);
+            dot_rows(type, 4, 1, y + r, ldy, part, at, off, n, x);
         else
-            dot_rows(type, 2, 2, y + r, ldy, part, at, row_bytes, n, x);
+            dot_rows(type, 2, 2, y + r, ldy, part, at, off, n, x);
     }
     for (r = part * (T == 1 ? 4 : 2); r < rows; r++) {
         const uint8_t *at = w + (size_t)r * row_bytes;
         int64_t t = 0;
-        for (; t + 4 <= T; t += 4)
-            dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np);
-        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np);
+        for (; t + 4 <= T; t += 4) dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, off, n, x + t * np);
+        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, off, n, x + t * np);
     }
+}
+
+/* Rows of a list, four at once: wherever they lie, each has its own sums. */
+UP_INLINE void listed_of(enum dtype type, float *y, const uint8_t *w, size_t row_bytes, const uint16_t *list,
+                         int64_t count, int64_t n, const struct xq *x)
+{
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const size_t at = list[i] * row_bytes;
+        const size_t off[4] = {0, list[i + 1] * row_bytes - at, list[i + 2] * row_bytes - at,
+                               list[i + 3] * row_bytes - at};
+        dot_rows(type, 4, 1, y + i, 0, 1, w + at, off, n, x);
+    }
+    const size_t none[1] = {0};
+    for (; i < count; i++) dot_rows(type, 1, 1, y + i, 0, 1, w + list[i] * row_bytes, none, n, x);
 }
 
 static size_t no_scratch(int64_t n)
@@ -230,12 +246,19 @@ static size_t no_scratch(int64_t n)
         (void)scratch;                                                                                       \
         rows_of(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T);                                               \
     }                                                                                                        \
+    static void listed_##t(float *y, const void *w, size_t row_bytes, const uint16_t *list, int64_t count,   \
+                           int64_t n, const void *xp, void *scratch)                                         \
+    {                                                                                                        \
+        (void)scratch;                                                                                       \
+        listed_of(DT_##t, y, w, row_bytes, list, count, n, xp);                                              \
+    }                                                                                                        \
     static const struct kern_mat mat_##t = {                                                                 \
         .x_format = X_AVX2_BLOCKS,                                                                           \
         .x_bytes = xq_bytes,                                                                                 \
         .x_pack = xq_pack,                                                                                   \
         .x_group = 1,                                                                                        \
         .rows = rows_##t,                                                                                    \
+        .listed = listed_##t,                                                                                \
         .scratch_bytes = no_scratch,                                                                         \
         .row_group = 4,                                                                                      \
     };

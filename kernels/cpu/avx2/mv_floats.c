@@ -46,13 +46,13 @@ UP_INLINE void prefetch(const uint8_t *at)
     _mm_prefetch((const char *)at + FAR, _MM_HINT_T1);
 }
 
-/* 16 values of R rows, `stride` bytes apart, with T tokens. */
-UP_INLINE void add_step(enum dtype type, int R, int T, __m256 s[MAX_SUMS][2], const uint8_t *w, size_t stride,
-                        const float *x, int64_t ldx)
+/* 16 values of R rows, row r `off[r]` bytes behind w, with T tokens. */
+UP_INLINE void add_step(enum dtype type, int R, int T, __m256 s[MAX_SUMS][2], const uint8_t *w,
+                        const size_t *off, const float *x, int64_t ldx)
 {
     for (int i = 0; i < 2; i++)
         for (int r = 0; r < R; r++) {
-            __m256 v = up_floats(type, w + (size_t)r * stride + 8 * up_float_bytes(type) * (size_t)i);
+            __m256 v = up_floats(type, w + off[r] + 8 * up_float_bytes(type) * (size_t)i);
             for (int t = 0; t < T; t++) {
                 __m256 xv = _mm256_load_ps(x + t * ldx + 8 * i);
                 s[r * T + t][i] = _mm256_fmadd_ps(v, xv, s[r * T + t][i]);
@@ -60,27 +60,28 @@ UP_INLINE void add_step(enum dtype type, int R, int T, __m256 s[MAX_SUMS][2], co
         }
 }
 
-/* R rows `apart` rows from each other with T tokens `ldx` floats apart; R and T are constants. */
+/* R rows, row r `off[r]` bytes behind w, with T tokens `ldx` floats apart; R and T are constants. */
 UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, int64_t apart, const uint8_t *w,
-                        size_t row_bytes, int64_t n, const float *x, int64_t ldx)
+                        const size_t *off, int64_t n, const float *x, int64_t ldx)
 {
     __m256 s[MAX_SUMS][2];
     for (int j = 0; j < R * T; j++) s[j][0] = s[j][1] = _mm256_setzero_ps();
-    const size_t size = up_float_bytes(type), stride = (size_t)apart * row_bytes;
+    const size_t size = up_float_bytes(type);
     int64_t k = 0;
     for (; k + 2 * STEP <= n; k += 2 * STEP, w += 2 * STEP * size) {
         for (int r = 0; r < R; r++) {
-            prefetch(w + (size_t)r * stride);
-            if (size == 4) prefetch(w + (size_t)r * stride + 64);
+            prefetch(w + off[r]);
+            if (size == 4) prefetch(w + off[r] + 64);
         }
-        add_step(type, R, T, s, w, stride, x + k, ldx);
-        add_step(type, R, T, s, w + STEP * size, stride, x + k + STEP, ldx);
+        add_step(type, R, T, s, w, off, x + k, ldx);
+        add_step(type, R, T, s, w + STEP * size, off, x + k + STEP, ldx);
     }
     for (; k < n; k += STEP, w += STEP * size) { /* the row's end: nothing behind it is read */
         uint8_t part[MAX_SUMS][STEP * sizeof(float)] = {0};
         int64_t some = n - k < STEP ? n - k : STEP;
-        for (int r = 0; r < R; r++) memcpy(part[r], w + (size_t)r * stride, (size_t)some * size);
-        add_step(type, R, T, s, part[0], sizeof part[0], x + k, ldx);
+        for (int r = 0; r < R; r++) memcpy(part[r], w + off[r], (size_t)some * size);
+        static const size_t parts[MAX_SUMS] = {0, sizeof part[0], 2 * sizeof part[0], 3 * sizeof part[0]};
+        add_step(type, R, T, s, part[0], parts, x + k, ldx);
     }
     for (int r = 0; r < R; r++)
         for (int t = 0; t < T; t++) y[t * ldy + r * apart] = total(s[r * T + t]);
@@ -90,20 +91,37 @@ UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w,
                        int64_t rows, int64_t n, const float *x, int64_t T)
 {
     int64_t np = padded(n), r = 0, part = T == 1 ? rows / 4 : T == 2 ? rows / 2 : 0;
+    const size_t off[4] = {0, (size_t)part * row_bytes, (size_t)part * row_bytes * 2,
+                           (size_t)part * row_bytes * 3};
     for (; r < part; r++) {
         const uint8_t *at = w + (size_t)r * row_bytes;
         if (T == 1)
-            dot_rows(type, 4, 1, y + r, ldy, part, at, row_bytes, n, x, np);
+            dot_rows(type, 4, 1, y + r, ldy, part, at, off, n, x, np);
         else
-            dot_rows(type, 2, 2, y + r, ldy, part, at, row_bytes, n, x, np);
+            dot_rows(type, 2, 2, y + r, ldy, part, at, off, n, x, np);
     }
     for (r = part * (T == 1 ? 4 : 2); r < rows; r++) {
         const uint8_t *at = w + (size_t)r * row_bytes;
         int64_t t = 0;
-        for (; t + 4 <= T; t += 4)
-            dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np, np);
-        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np, np);
+        for (; t + 4 <= T; t += 4) dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, off, n, x + t * np, np);
+        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, off, n, x + t * np, np);
     }
+}
+
+/* Rows of a list, four at once: wherever they lie, each has its own sums. */
+UP_INLINE void listed_of(enum dtype type, float *y, const uint8_t *w, size_t row_bytes, const uint16_t *list,
+                         int64_t count, int64_t n, const float *x)
+{
+    int64_t np = padded(n);
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const size_t at = list[i] * row_bytes;
+        const size_t off[4] = {0, list[i + 1] * row_bytes - at, list[i + 2] * row_bytes - at,
+                               list[i + 3] * row_bytes - at};
+        dot_rows(type, 4, 1, y + i, 0, 1, w + at, off, n, x, np);
+    }
+    const size_t none[1] = {0};
+    for (; i < count; i++) dot_rows(type, 1, 1, y + i, 0, 1, w + list[i] * row_bytes, none, n, x, np);
 }
 
 static size_t no_scratch(int64_t n)
@@ -141,6 +159,7 @@ static void decoded_rows(enum dtype type, float *y, int64_t ldy, const void *w, 
         .x_pack = xf_pack,                                                                                   \
         .x_group = 1,                                                                                        \
         .rows = rows_##t,                                                                                    \
+        .listed = listed_##t,                                                                                \
         .scratch_bytes = size,                                                                               \
         .row_group = 4,                                                                                      \
     };
@@ -151,12 +170,25 @@ static void decoded_rows(enum dtype type, float *y, int64_t ldy, const void *w, 
         (void)scratch;                                                                                       \
         rows_of(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T);                                               \
     }                                                                                                        \
+    static void listed_##t(float *y, const void *w, size_t row_bytes, const uint16_t *list, int64_t count,   \
+                           int64_t n, const void *xp, void *scratch)                                         \
+    {                                                                                                        \
+        (void)scratch;                                                                                       \
+        listed_of(DT_##t, y, w, row_bytes, list, count, n, xp);                                              \
+    }                                                                                                        \
     MAT(t, no_scratch)
 #define DEFINE_DECODED(t)                                                                                    \
     static void rows_##t(float *y, int64_t ldy, const void *w, size_t row_bytes, int64_t rows, int64_t n,    \
                          const void *xp, int64_t T, void *scratch)                                           \
     {                                                                                                        \
         decoded_rows(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T, scratch);                                 \
+    }                                                                                                        \
+    static void listed_##t(float *y, const void *w, size_t row_bytes, const uint16_t *list, int64_t count,   \
+                           int64_t n, const void *xp, void *scratch)                                         \
+    {                                                                                                        \
+        for (int64_t i = 0; i < count; i++)                                                                  \
+            decoded_rows(DT_##t, y + i, 1, (const uint8_t *)w + list[i] * row_bytes, row_bytes, 1, n, xp, 1, \
+                         scratch);                                                                           \
     }                                                                                                        \
     MAT(t, row_scratch)
 DIRECT(DEFINE_DIRECT)

@@ -41,24 +41,24 @@ UP_INLINE float total(const __m512 s[4])
 
 enum { MAX_SUMS = 4, NEAR = 256, FAR = 2048 /* see mv_blocks.c */ };
 
-/* R rows `apart` rows from each other with T tokens `ldx` floats apart; R and T are constants. */
+/* R rows, row r `off[r]` bytes behind w, with T tokens `ldx` floats apart; R and T are constants. */
 UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, int64_t apart, const uint8_t *w,
-                        size_t row_bytes, int64_t n, const float *x, int64_t ldx)
+                        const size_t *off, int64_t n, const float *x, int64_t ldx)
 {
     __m512 s[MAX_SUMS][4];
     for (int j = 0; j < R * T; j++)
         for (int i = 0; i < 4; i++) s[j][i] = _mm512_setzero_ps();
-    const size_t size = up_float_bytes(type), stride = (size_t)apart * row_bytes;
+    const size_t size = up_float_bytes(type);
     int64_t k = 0;
     for (; k + STEP <= n; k += STEP, w += STEP * size) {
         for (int r = 0; r < R; r++)
             for (size_t i = 0; i < STEP * size; i += 64) {
-                _mm_prefetch((const char *)w + (size_t)r * stride + NEAR + i, _MM_HINT_T0);
-                _mm_prefetch((const char *)w + (size_t)r * stride + FAR + i, _MM_HINT_T1);
+                _mm_prefetch((const char *)w + off[r] + NEAR + i, _MM_HINT_T0);
+                _mm_prefetch((const char *)w + off[r] + FAR + i, _MM_HINT_T1);
             }
         for (int i = 0; i < 4; i++)
             for (int r = 0; r < R; r++) {
-                __m512 v = up_floats(type, w + (size_t)r * stride + 16 * size * (size_t)i, 0xffff);
+                __m512 v = up_floats(type, w + off[r] + 16 * size * (size_t)i, 0xffff);
                 for (int t = 0; t < T; t++) {
                     __m512 xv = _mm512_load_ps(x + t * ldx + k + 16 * i);
                     s[r * T + t][i] = _mm512_fmadd_ps(v, xv, s[r * T + t][i]);
@@ -69,7 +69,7 @@ UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, in
          i++, k += 16, w += 16 * size) /* the row's end: nothing behind it is read */
         for (int r = 0; r < R; r++) {
             __mmask16 some = n - k < 16 ? (__mmask16)((1u << (n - k)) - 1) : 0xffff;
-            __m512 v = up_floats(type, w + (size_t)r * stride, some);
+            __m512 v = up_floats(type, w + off[r], some);
             for (int t = 0; t < T; t++)
                 s[r * T + t][i] = _mm512_fmadd_ps(v, _mm512_load_ps(x + t * ldx + k), s[r * T + t][i]);
         }
@@ -81,20 +81,37 @@ UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w,
                        int64_t rows, int64_t n, const float *x, int64_t T)
 {
     int64_t np = padded(n), r = 0, part = T == 1 ? rows / 4 : T == 2 ? rows / 2 : 0;
+    const size_t off[4] = {0, (size_t)part * row_bytes, (size_t)part * row_bytes * 2,
+                           (size_t)part * row_bytes * 3};
     for (; r < part; r++) {
         const uint8_t *at = w + (size_t)r * row_bytes;
         if (T == 1)
-            dot_rows(type, 4, 1, y + r, ldy, part, at, row_bytes, n, x, np);
+            dot_rows(type, 4, 1, y + r, ldy, part, at, off, n, x, np);
         else
-            dot_rows(type, 2, 2, y + r, ldy, part, at, row_bytes, n, x, np);
+            dot_rows(type, 2, 2, y + r, ldy, part, at, off, n, x, np);
     }
     for (r = part * (T == 1 ? 4 : 2); r < rows; r++) {
         const uint8_t *at = w + (size_t)r * row_bytes;
         int64_t t = 0;
-        for (; t + 4 <= T; t += 4)
-            dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np, np);
-        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, row_bytes, n, x + t * np, np);
+        for (; t + 4 <= T; t += 4) dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, off, n, x + t * np, np);
+        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, off, n, x + t * np, np);
     }
+}
+
+/* Rows of a list, four at once: wherever they lie, each has its own sums. */
+UP_INLINE void listed_of(enum dtype type, float *y, const uint8_t *w, size_t row_bytes, const uint16_t *list,
+                         int64_t count, int64_t n, const float *x)
+{
+    int64_t np = padded(n);
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        const size_t at = list[i] * row_bytes;
+        const size_t off[4] = {0, list[i + 1] * row_bytes - at, list[i + 2] * row_bytes - at,
+                               list[i + 3] * row_bytes - at};
+        dot_rows(type, 4, 1, y + i, 0, 1, w + at, off, n, x, np);
+    }
+    const size_t none[1] = {0};
+    for (; i < count; i++) dot_rows(type, 1, 1, y + i, 0, 1, w + list[i] * row_bytes, none, n, x, np);
 }
 
 static size_t no_scratch(int64_t n)
@@ -132,6 +149,7 @@ static void decoded_rows(enum dtype type, float *y, int64_t ldy, const void *w, 
         .x_pack = xf_pack,                                                                                   \
         .x_group = 1,                                                                                        \
         .rows = rows_##t,                                                                                    \
+        .listed = listed_##t,                                                                                \
         .scratch_bytes = size,                                                                               \
         .row_group = 4,                                                                                      \
     };
@@ -142,12 +160,25 @@ static void decoded_rows(enum dtype type, float *y, int64_t ldy, const void *w, 
         (void)scratch;                                                                                       \
         rows_of(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T);                                               \
     }                                                                                                        \
+    static void listed_##t(float *y, const void *w, size_t row_bytes, const uint16_t *list, int64_t count,   \
+                           int64_t n, const void *xp, void *scratch)                                         \
+    {                                                                                                        \
+        (void)scratch;                                                                                       \
+        listed_of(DT_##t, y, w, row_bytes, list, count, n, xp);                                              \
+    }                                                                                                        \
     MAT(t, no_scratch)
 #define DEFINE_DECODED(t)                                                                                    \
     static void rows_##t(float *y, int64_t ldy, const void *w, size_t row_bytes, int64_t rows, int64_t n,    \
                          const void *xp, int64_t T, void *scratch)                                           \
     {                                                                                                        \
         decoded_rows(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T, scratch);                                 \
+    }                                                                                                        \
+    static void listed_##t(float *y, const void *w, size_t row_bytes, const uint16_t *list, int64_t count,   \
+                           int64_t n, const void *xp, void *scratch)                                         \
+    {                                                                                                        \
+        for (int64_t i = 0; i < count; i++)                                                                  \
+            decoded_rows(DT_##t, y + i, 1, (const uint8_t *)w + list[i] * row_bytes, row_bytes, 1, n, xp, 1, \
+                         scratch);                                                                           \
     }                                                                                                        \
     MAT(t, row_scratch)
 DIRECT(DEFINE_DIRECT)

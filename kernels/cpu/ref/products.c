@@ -46,6 +46,13 @@ static void rows_of(enum dtype type, float *y, int64_t ldy, const void *w, size_
     }
 }
 
+static void listed_of(enum dtype type, float *y, const void *w, size_t row_bytes, const uint16_t *list,
+                      int64_t count, int64_t n, const void *xp, void *scratch)
+{
+    for (int64_t i = 0; i < count; i++)
+        rows_of(type, y + i, 1, (const char *)w + list[i] * row_bytes, row_bytes, 1, n, xp, 1, scratch);
+}
+
 /* `rows` has no type argument: one function and one table entry a type. */
 /* clang-format off */
 #define TYPES(X) \
@@ -59,12 +66,18 @@ static void rows_of(enum dtype type, float *y, int64_t ldy, const void *w, size_
     {                                                                                                        \
         rows_of(DT_##t, y, ldy, w, row_bytes, rows, n, xp, T, scratch);                                      \
     }                                                                                                        \
+    static void listed_##t(float *y, const void *w, size_t row_bytes, const uint16_t *list, int64_t count,   \
+                           int64_t n, const void *xp, void *scratch)                                         \
+    {                                                                                                        \
+        listed_of(DT_##t, y, w, row_bytes, list, count, n, xp, scratch);                                     \
+    }                                                                                                        \
     static const struct kern_mat mat_##t = {                                                                 \
         .x_format = X_F32,                                                                                   \
         .x_bytes = x_bytes,                                                                                  \
         .x_pack = x_pack,                                                                                    \
         .x_group = 1,                                                                                        \
         .rows = rows_##t,                                                                                    \
+        .listed = listed_##t,                                                                                \
         .scratch_bytes = scratch_bytes,                                                                      \
         .row_group = 1,                                                                                      \
     };

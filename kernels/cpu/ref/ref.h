@@ -24,6 +24,7 @@ void ref_kv_store(enum dtype type, void *dst, const float *src, int64_t n);
 void ref_encode_q8_0(uint8_t *b, const float *x);
 
 void ref_products_init(struct kern_ops *ops);
+void ref_down_init(struct kern_ops *ops);
 void ref_vec_init(struct kern_ops *ops);
 void ref_attn_init(struct kern_ops *ops);
 

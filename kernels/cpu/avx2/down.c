@@ -1,0 +1,7 @@
+/* The avx2 tier's sums of down's rows by neuron. */
+#include "kernels/cpu/down_body.h"
+
+void avx2_down_init(struct kern_ops *ops)
+{
+    down_enter(ops);
+}
