@@ -4,6 +4,7 @@
 
 #include "kernels/kernels.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct arch;
@@ -25,5 +26,11 @@ int activation_parse(struct activation *out, const char *text, size_t n, float p
  * the architecture where it has one answer; else ERR_UNSUPPORTED naming --activation. */
 int activation_resolve(struct activation *out, const struct arch *arch, const struct gguf *f,
                        const char *override, struct err *e);
+
+/* True where silent neurons are exactly zero. */
+static inline bool activation_has_zeros(const struct activation *a)
+{
+    return a->kind == KERN_RELU || a->kind == KERN_RELU2 || a->kind == KERN_FATRELU || a->kind == KERN_DRELU;
+}
 
 #endif

@@ -59,6 +59,13 @@ CALOR_API const char *calor_version(void);
 CALOR_API const char *calor_error_name(int code);
 
 /* ---- Model ---- */
+enum calor_layout {
+    CALOR_LAYOUT_AUTO, /* by neuron where silent neurons are exactly zero (ReLU and its kin), else as the file
+                        */
+    CALOR_LAYOUT_FILE, /* weights are used where the file has them */
+    CALOR_LAYOUT_NEURON, /* FFN weights are laid out by neuron while loading: what modes that skip neurons
+                            need */
+};
 typedef struct {
     int threads; /* 0: physical cores this process may use */
     int no_mmap; /* 1: read the weights into memory instead of mapping the file */
@@ -66,6 +73,7 @@ typedef struct {
         *cpu; /* cap on the instruction set: "ref", "avx2", "avx512", "amx"; NULL: $CALOR_CPU, else best */
     const char
         *activation; /* overrides the FFN activation: "silu", "relu", "fatrelu:0.01" …; NULL: the file's */
+    enum calor_layout layout;
     /* Progress of long loading, 0…1; a non-zero return cancels. May be NULL. Called from the opening thread.
      */
     int (*progress)(double done, void *arg);
@@ -86,6 +94,8 @@ typedef struct {
     uint64_t parameters;
     uint64_t weight_bytes; /* of the tensors in the file */
     int threads;
+    int by_neuron; /* the FFN is laid out by neuron */
+    int has_zeros; /* silent neurons are exactly zero: CALOR_EXACT can run */
 } calor_model_info;
 CALOR_API void calor_model_describe(const calor_model *m, calor_model_info *info);
 
@@ -143,14 +153,20 @@ CALOR_API const char *calor_vocab_piece(const calor_vocab *v, int32_t id, size_t
 
 /* ---- Session ---- */
 enum calor_mode {
+    CALOR_AUTO,       /* exact where the model is laid out by neuron and has zeros, else dense-fast */
     CALOR_DENSE,      /* every neuron, decoding arithmetic for every token: the reference */
     CALOR_DENSE_FAST, /* every neuron, the fastest arithmetic for each batch size */
+    CALOR_EXACT, /* neurons whose gate is zero are left out: the bits of CALOR_DENSE on the same layout for
+                    up to 4 tokens at once; more are multiplied densely, as CALOR_DENSE_FAST does */
+    CALOR_THRESHOLD, /* neurons with |h|·‖down's row‖ below their layer's epsilon are left out (ReLU² Wins'
+                        definition of an active neuron): lossy, for any activation */
 };
 typedef struct {
     uint32_t context;     /* tokens of KV cache, allocated up front; 0: the model's context, at most 4096 */
     uint32_t batch;       /* most tokens computed at once; 0: 512 */
     const char *kv;       /* "f16" (default), "q8_0" (head size a multiple of 32), "f32" */
-    enum calor_mode mode; /* default: CALOR_DENSE_FAST */
+    enum calor_mode mode; /* default: CALOR_AUTO. CALOR_EXACT and CALOR_THRESHOLD need a model by neuron */
+    const float *epsilon; /* CALOR_THRESHOLD: one a layer, ≥ 0; copied */
 } calor_session_settings;
 CALOR_API calor_session_settings calor_session_default(void);
 CALOR_API int calor_session_open(calor_session **out, calor_model *m, const calor_session_settings *s,
@@ -177,9 +193,21 @@ CALOR_API void calor_cancel(calor_session *s);
 
 typedef struct {
     uint32_t context, batch;
+    enum calor_mode mode;             /* never CALOR_AUTO: what was chosen */
     uint64_t kv_bytes, compute_bytes; /* allocated up front */
 } calor_session_info;
 CALOR_API void calor_session_describe(const calor_session *s, calor_session_info *info);
+
+/* What the FFN of a layer has done since the session was opened or the counts were reset: of models laid out
+ * by neuron. Shares: active/neurons, listed/neurons. CALOR_EARG for a layer the model does not have. */
+typedef struct {
+    uint64_t neurons; /* tokens × neurons of the layer */
+    uint64_t listed;  /* neurons whose up and down rows were read */
+    uint64_t active;  /* neurons that are active: h ≠ 0, in CALOR_THRESHOLD also not below epsilon */
+    uint64_t bytes;   /* weights read for up to 4 tokens at once, each token's for itself */
+} calor_ffn_counts;
+CALOR_API int calor_session_ffn(const calor_session *s, uint32_t layer, calor_ffn_counts *out);
+CALOR_API void calor_session_ffn_reset(calor_session *s);
 
 /* ---- Sampling ---- */
 typedef struct {

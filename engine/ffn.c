@@ -5,9 +5,26 @@
 #include "engine/arch/arch.h"
 #include "engine/pass.h"
 
+#include <math.h>
 #include <string.h>
 
 enum slot { SLOT_COLUMNS = 2 };
+
+/* Counts the neurons that are active; in threshold mode the others become zero. */
+static void sift(const struct pass *p, const struct team_member *t, const struct layer *l, float *h,
+                 int64_t first, int64_t n)
+{
+    ptrdiff_t layer = l - p->m->layers;
+    calor_ffn_counts *c = &p->s->workers[t->ith].counts[layer];
+    if (p->s->mode == CALOR_THRESHOLD)
+        for (int64_t i = 0; i < n; i++)
+            if (fabsf(h[i]) * l->by.norms[first + i] < p->s->epsilon[layer]) h[i] = 0.0f;
+    uint64_t active = 0;
+    for (int64_t i = 0; i < n; i++) active += h[i] != 0.0f;
+    c->neurons += (uint64_t)n;
+    c->listed += (uint64_t)n;
+    c->active += active;
+}
 
 /* h = act(gate x) ⊙ up x, rows of gate and up by the same thread while both are in its cache. */
 static void hidden(const struct pass *p, struct team_member *t, const struct layer *l, const float *in,
@@ -32,6 +49,8 @@ static void hidden(const struct pass *p, struct team_member *t, const struct lay
         for (int64_t i = 0; i < T; i++)
             m->ops->act(h + i * f, h + i * f, n_parts == 2 ? tile + i * n : NULL, n, m->act.kind,
                         m->act.param);
+        if (l->by.kind)
+            for (int64_t i = 0; i < T; i++) sift(p, t, l, h + i * f, r.begin, n);
     }
     team_barrier(t);
 }
@@ -72,12 +91,53 @@ static void down_by_neuron(const struct pass *p, struct team_member *t, const st
     }
 }
 
+/* out += down·h for weights laid out by neuron: panels of rows are put together again, then multiplied. */
+static void down_by_panel(const struct pass *p, struct team_member *t, uint32_t layer, float *out, int64_t T)
+{
+    const struct calor_model *m = p->m;
+    const struct layer *l = &m->layers[layer];
+    const struct worker *w = &p->s->workers[t->ith];
+    struct mat panel = l->down;
+    struct product down = {.w = &panel};
+    int64_t d = m->hp.width, c0;
+    product_prepare(p, t, &down, 1, p->s->h, m->hp.ffn, T, NULL);
+    panel.data = w->panel;
+    while (team_next(t, SLOT_COLUMNS, d, NEURON_PANEL, &c0)) {
+        int64_t c1 = d - c0 < NEURON_PANEL ? d : c0 + NEURON_PANEL, room = (int64_t)p->s->tile_floats / T, n;
+        neurons_panel(m, layer, c0, c1, w->panel);
+        for (int64_t c = c0; c < c1; c += n) {
+            n = c1 - c < room ? c1 - c : room;
+            product_rows(p, t, &down, c - c0, c - c0 + n, T, w->tile, n);
+            for (int64_t i = 0; i < T; i++) {
+                float *o = out + i * d + c, *s = w->tile + i * n;
+                if (l->down_b) m->ops->add(s, l->down_b + c, n);
+                for (int64_t j = 0; j < n; j++) o[j] += m->hp.residual_scale * s[j];
+            }
+        }
+    }
+}
+
+/* Few tokens at a time on weights laid out by neuron. */
+static void by_neuron(const struct pass *p, struct team_member *t, uint32_t layer, const float *in,
+                      float *out, int64_t T)
+{
+    int64_t d = p->m->hp.width;
+    for (int64_t i = 0; i < T; i += NEURON_TOKENS)
+        ffn_neurons(p, t, layer, in + i * d, out + i * d, T - i < NEURON_TOKENS ? T - i : NEURON_TOKENS);
+}
+
 void ffn_step(const struct pass *p, struct team_member *t, uint32_t layer, const float *in, float *out,
               int64_t T)
 {
     const struct layer *l = &p->m->layers[layer];
+    if (l->by.kind && (T <= NEURON_TOKENS || p->s->mode == CALOR_DENSE)) {
+        by_neuron(p, t, layer, in, out, T);
+        return;
+    }
     hidden(p, t, l, in, T);
-    if (l->down_by_neuron) {
+    if (l->by.kind) {
+        down_by_panel(p, t, layer, out, T);
+    } else if (l->down_by_neuron) {
         down_by_neuron(p, t, l, out, T);
     } else {
         struct product down = {.w = &l->down, .bias = l->down_b};

@@ -108,7 +108,9 @@ int forward_run(struct pass *p)
 struct need {
     size_t shared, own, scratch; /* bytes: prepared inputs of a batch, of a few tokens; kernels' scratch */
     int64_t rows;                /* of a matrix that its kernels like to take at once */
-    int64_t row_group;           /* most rows that a kernel for many tokens likes to take at once */
+    bool by_neuron;
+    size_t panel;      /* bytes of rows of down put together again */
+    int64_t row_group; /* most rows that a kernel for many tokens likes to take at once */
 };
 
 static size_t more(size_t a, size_t b)
@@ -169,12 +171,25 @@ static void lay_out(struct calor_session *s, const struct need *need, int thread
     s->cs = take(s, B * hp->rot * f4);
     s->xp = take(s, need->shared);
     s->logits = take(s, hp->vocab * f4);
+    if (need->by_neuron) {
+        size_t few = B < NEURON_TOKENS ? B : NEURON_TOKENS, blocks = (size_t)neuron_blocks(hp->ffn);
+        s->list = take(s, few * hp->ffn * sizeof *s->list);
+        s->listed = take(s, few * (size_t)neuron_units(hp->ffn) * sizeof *s->listed);
+        s->partial = take(s, few * blocks * hp->width * f4);
+        s->added = take(s, few * blocks);
+        s->epsilon = take(s, hp->layers * f4);
+    }
     for (int i = 0; i < threads; i++) {
         struct worker *w = &s->workers[i];
         w->scratch = take(s, need->scratch);
         w->xp = take(s, need->own);
         w->norm = take(s, (PASS_PRIVATE_TOKENS * (size_t)hp->width + FFN_COLUMNS) * f4);
         w->tile = take(s, s->tile_floats * f4);
+        if (need->by_neuron) {
+            w->block = take(s, sizeof *w->block);
+            w->counts = take(s, hp->layers * sizeof *w->counts);
+            w->panel = B > NEURON_TOKENS ? take(s, need->panel) : NULL;
+        }
     }
 }
 
@@ -188,6 +203,13 @@ int forward_plan(struct calor_session *s, struct err *e)
         count(&need, s, (const struct mat *[]){&l->q, &l->k, &l->v}, 3);
         count(&need, s, (const struct mat *[]){&l->o}, 1);
         count(&need, s, (const struct mat *[]){&l->up, &l->gate}, l->gate.data ? 2 : 1);
+        if (l->by.kind) {
+            int64_t few = s->batch < NEURON_TOKENS ? s->batch : NEURON_TOKENS;
+            need.by_neuron = true;
+            need.own = more(need.own, ffn_neurons_input_bytes(l, few));
+            need.scratch = more(need.scratch, l->by.kind->scratch_bytes(m->hp.width));
+            need.panel = more(need.panel, NEURON_PANEL * l->down.row_bytes + 64);
+        }
         if (!l->down_by_neuron) count(&need, s, (const struct mat *[]){&l->down}, 1);
         by_neuron |= l->down_by_neuron;
     }

@@ -26,6 +26,11 @@ calor_model_settings calor_model_default(void)
 
 void *model_alloc(struct calor_model *m, size_t bytes)
 {
+    return model_alloc_aligned(m, 64, bytes);
+}
+
+void *model_alloc_aligned(struct calor_model *m, size_t align, size_t bytes)
+{
     if (m->n_owned == m->cap_owned) {
         size_t cap = m->cap_owned ? 2 * m->cap_owned : 64;
         void **grown = realloc(m->owned, cap * sizeof *grown);
@@ -33,10 +38,21 @@ void *model_alloc(struct calor_model *m, size_t bytes)
         m->owned = grown;
         m->cap_owned = cap;
     }
-    if (bytes > SIZE_MAX - 127) return NULL;
-    void *p = aligned_alloc(64, (bytes + 64) / 64 * 64);
+    if (bytes > SIZE_MAX - 2 * align) return NULL;
+    void *p = aligned_alloc(align, (bytes + align) / align * align);
     if (p) m->owned[m->n_owned++] = p;
     return p;
+}
+
+bool model_free(struct calor_model *m, const void *p)
+{
+    for (size_t i = m->n_owned; i-- > 0;) {
+        if (m->owned[i] != p) continue;
+        free(m->owned[i]);
+        m->owned[i] = m->owned[--m->n_owned];
+        return true;
+    }
+    return false;
 }
 
 /* The model's name as people may see it: what the file says, without control characters, else its path. */
@@ -98,6 +114,13 @@ static int make_frequencies(struct calor_model *m, struct err *e)
     return 0;
 }
 
+/* Whether the FFN's weights are to be laid out by neuron. */
+static bool by_neuron(const struct calor_model *m, const calor_model_settings *s)
+{
+    if (s->layout != CALOR_LAYOUT_AUTO) return s->layout == CALOR_LAYOUT_NEURON;
+    return activation_has_zeros(&m->act) && m->hp.ffn <= NEURON_MOST;
+}
+
 int calor_model_open(calor_model **out, const char *path, const calor_model_settings *s, char *err,
                      size_t errlen)
 {
@@ -120,6 +143,10 @@ int calor_model_open(calor_model **out, const char *path, const calor_model_sett
         err_set(&e, ERR_ARG, "threads is %d: expected 0 (all cores) to 1024", s->threads);
         goto fail;
     }
+    if ((int)s->layout < CALOR_LAYOUT_AUTO || s->layout > CALOR_LAYOUT_NEURON) {
+        err_set(&e, ERR_ARG, "layout is %d: expected one of CALOR_LAYOUT_…", (int)s->layout);
+        goto fail;
+    }
     m->mapped = !s->no_mmap;
     if (gguf_open(&m->file, path, s->no_mmap ? GGUF_READ : GGUF_MMAP, &e) < 0) goto fail;
     if (identify(m, &e) < 0) goto fail;
@@ -138,6 +165,7 @@ int calor_model_open(calor_model **out, const char *path, const calor_model_sett
     }
     if (weights_bind(m, s, &e) < 0) goto fail;
     if (make_frequencies(m, &e) < 0) goto fail;
+    if (by_neuron(m, s) && neurons_lay_out(m, s->progress, s->progress_arg, &e) < 0) goto fail;
     if (s->progress && s->progress(1.0, s->progress_arg)) {
         err_set(&e, ERR_CANCELLED, "%s: loading was cancelled", path);
         goto fail;
@@ -185,6 +213,8 @@ void calor_model_describe(const calor_model *m, calor_model_info *info)
         .context = m->hp.context,
         .parameters = m->parameters,
         .weight_bytes = m->weight_bytes,
+        .by_neuron = m->layers[0].by.kind != NULL,
+        .has_zeros = activation_has_zeros(&m->act),
         .threads = team_size(m->team),
     };
 }

@@ -6,6 +6,7 @@
 #include "engine/activation.h"
 #include "engine/calor.h"
 #include "engine/hparams.h"
+#include "engine/neurons.h"
 #include "engine/place.h"
 #include "kernels/kernels.h"
 
@@ -41,6 +42,7 @@ struct layer {
     struct mat gate, up, down; /* gate: only in gated FFNs */
     const float *gate_b, *up_b, *down_b;
     bool down_by_neuron; /* down is stored transposed: row i is neuron i's d values (PowerInfer) */
+    struct neurons by;   /* up and down once they are laid out by neuron */
 };
 
 struct calor_model {
@@ -73,8 +75,11 @@ struct calor_model {
 /* Finds, checks and binds every tensor of the architecture. */
 int weights_bind(struct calor_model *m, const calor_model_settings *s, struct err *e);
 
-/* Memory that lives as long as the model, 64-byte aligned; NULL when there is none. */
+/* Memory that lives as long as the model, aligned to 64 bytes or to `align` (a power of two, at least 64);
+ * NULL when there is none. model_free gives one such piece back early: false if p is none. */
 void *model_alloc(struct calor_model *m, size_t bytes);
+void *model_alloc_aligned(struct calor_model *m, size_t align, size_t bytes);
+bool model_free(struct calor_model *m, const void *p);
 
 /* Writes e's message to (err, errlen) and returns its code. */
 int model_fail(const struct err *e, char *err, size_t errlen);

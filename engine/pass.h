@@ -4,6 +4,7 @@
  * forward.c   the walk over the layers, embedding, logits
  * attention.c q, k, v, rotation, cache, attention, output projection
  * ffn.c       the feed-forward network
+ * ffn_neurons.c  the same for few tokens, the neurons that fire alone
  * product.c   what they share: preparing inputs, sharing out rows of weight matrices */
 #ifndef ENGINE_PASS_H
 #define ENGINE_PASS_H
@@ -37,6 +38,7 @@ struct product {
     const float *bias; /* may be NULL */
     const struct kern_mat *k;
     const void *xp;
+    int64_t unit; /* ranges of rows are multiples of it; 0: any */
 };
 
 /* Norms (norm NULL: takes as it is) and prepares T tokens of `in` (w->n floats each, ld apart) for the
@@ -74,6 +76,11 @@ size_t attention_scratch(const struct calor_model *m);
 /* out += FFN(norm(in)) for T tokens; ends with a barrier. `in` may be `out`. */
 void ffn_step(const struct pass *p, struct team_member *t, uint32_t layer, const float *in, float *out,
               int64_t T);
+/* The same for at most NEURON_TOKENS tokens of a model laid out by neuron; layer's counts are kept. */
+void ffn_neurons(const struct pass *p, struct team_member *t, uint32_t layer, const float *in, float *out,
+                 int64_t T);
+/* Bytes a thread needs for the prepared inputs of T tokens. */
+size_t ffn_neurons_input_bytes(const struct layer *l, int64_t T);
 /* Columns a thread takes at once of a transposed product: its tile holds two such rows a token. */
 #define FFN_COLUMNS 256
 

@@ -92,6 +92,7 @@ static int64_t chunk_rows(const struct pass *p, const struct team_member *t, con
     /* Whole groups are fastest, as long as every thread gets some. */
     if (whole * 2 * t->nth <= w->rows) rows = whole;
     if (rows > room) rows = room >= group ? room / group * group : room;
+    if (part->unit) rows = rows > part->unit ? rows / part->unit * part->unit : part->unit;
     return rows;
 }
 

@@ -9,6 +9,7 @@
 #include "engine/sampler.h"
 #include "io/gguf.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,13 +19,29 @@
 
 calor_session_settings calor_session_default(void)
 {
-    return (calor_session_settings){.mode = CALOR_DENSE_FAST};
+    return (calor_session_settings){.mode = CALOR_AUTO};
 }
 
 static int check(const struct calor_model *m, const calor_session_settings *s, struct err *e)
 {
-    if (s->mode != CALOR_DENSE && s->mode != CALOR_DENSE_FAST)
+    bool by_neuron = m->layers[0].by.kind != NULL;
+    if ((int)s->mode < CALOR_AUTO || s->mode > CALOR_THRESHOLD)
         return err_set(e, ERR_ARG, "session mode %d is unknown", (int)s->mode);
+    if ((s->mode == CALOR_EXACT || s->mode == CALOR_THRESHOLD) && !by_neuron)
+        return err_set(e, ERR_STATE,
+                       "this mode leaves neurons out: it needs a model opened with CALOR_LAYOUT_NEURON");
+    if (s->mode == CALOR_EXACT && !activation_has_zeros(&m->act))
+        return err_set(
+            e, ERR_ARG,
+            "exact mode leaves out neurons that are exactly zero, and with %s none is: threshold leaves "
+            "out small ones, dense none",
+            m->act.name);
+    if (s->mode == CALOR_THRESHOLD && !s->epsilon)
+        return err_set(e, ERR_ARG, "threshold mode needs an epsilon for each of the %u layers", m->hp.layers);
+    for (uint32_t i = 0; s->mode == CALOR_THRESHOLD && i < m->hp.layers; i++)
+        if (!(s->epsilon[i] >= 0.0f) || isinf(s->epsilon[i]))
+            return err_set(e, ERR_ARG, "the epsilon of layer %u is %g: expected a number from 0", i,
+                           (double)s->epsilon[i]);
     if (s->context > 0x7fffffffu)
         return err_set(e, ERR_ARG, "a context of %u tokens: expected at most 2147483647", s->context);
     if (s->batch > MAX_BATCH)
@@ -49,14 +66,19 @@ int calor_session_open(calor_session **out, calor_model *m, const calor_session_
         return model_fail(&e, err, errlen);
     }
     s->m = m;
-    s->mode = settings->mode;
     if (check(m, settings, &e) < 0) goto fail;
+    s->mode = settings->mode != CALOR_AUTO                            ? settings->mode
+              : m->layers[0].by.kind && activation_has_zeros(&m->act) ? CALOR_EXACT
+                                                                      : CALOR_DENSE_FAST;
+    if (s->mode == CALOR_THRESHOLD && neurons_norms(m, &e) < 0) goto fail;
     s->context = settings->context ? settings->context
                                    : (m->hp.context < DEFAULT_CONTEXT ? m->hp.context : DEFAULT_CONTEXT);
     s->batch = settings->batch ? settings->batch : DEFAULT_BATCH;
     if (s->batch > s->context) s->batch = s->context;
     if (kv_init(&s->kv, &m->hp, s->context, settings->kv, &e) < 0) goto fail;
     if (forward_plan(s, &e) < 0) goto fail;
+    calor_session_ffn_reset(s);
+    if (s->mode == CALOR_THRESHOLD) memcpy(s->epsilon, settings->epsilon, m->hp.layers * sizeof *s->epsilon);
     s->ids = malloc(s->context * sizeof *s->ids);
     s->candidates = sampler_workspace(m->hp.vocab);
     if (!s->ids || !s->candidates) {
@@ -170,8 +192,29 @@ void calor_session_describe(const calor_session *s, calor_session_info *info)
 {
     *info = (calor_session_info){.context = s->context,
                                  .batch = s->batch,
+                                 .mode = s->mode,
                                  .kv_bytes = s->kv.bytes,
                                  .compute_bytes = s->arena_bytes + s->context * sizeof *s->ids};
+}
+
+int calor_session_ffn(const calor_session *s, uint32_t layer, calor_ffn_counts *out)
+{
+    *out = (calor_ffn_counts){0};
+    if (layer >= s->m->hp.layers) return CALOR_EARG;
+    for (int i = 0; i < team_size(s->m->team) && s->workers[i].counts; i++) {
+        const calor_ffn_counts *c = &s->workers[i].counts[layer];
+        out->neurons += c->neurons;
+        out->listed += c->listed;
+        out->active += c->active;
+        out->bytes += c->bytes;
+    }
+    return 0;
+}
+
+void calor_session_ffn_reset(calor_session *s)
+{
+    for (int i = 0; i < team_size(s->m->team) && s->workers[i].counts; i++)
+        memset(s->workers[i].counts, 0, s->m->hp.layers * sizeof *s->workers[i].counts);
 }
 
 int32_t calor_sample(calor_session *s, calor_sampler *sp, char *err, size_t errlen)

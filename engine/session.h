@@ -4,6 +4,7 @@
 
 #include "engine/calor.h"
 #include "engine/kv.h"
+#include "kernels/kernels.h"
 
 #include <stdatomic.h>
 #include <stddef.h>
@@ -15,6 +16,15 @@ struct worker {
     uint8_t *xp;   /* prepared inputs of a few tokens */
     float *norm;   /* the normed inputs behind them */
     float *tile;   /* rows of a product before they are added or multiplied into place: tile_floats */
+    struct block_work *block; /* of models by neuron */
+    uint8_t *panel;           /* rows of down put together again */
+    calor_ffn_counts *counts; /* one a layer */
+};
+
+/* The neurons of one block that a token needs, compact. */
+struct block_work {
+    float gate[KERN_BLOCK], up[KERN_BLOCK], h[KERN_BLOCK];
+    uint16_t list[KERN_BLOCK];
 };
 
 struct calor_session {
@@ -31,9 +41,15 @@ struct calor_session {
     float *x, *x2; /* the residual stream; x2 takes its place after a layer of parallel branches */
     float *norm;   /* normed inputs */
     float *q, *k, *v, *attn;
-    float *h;    /* FFN activations */
-    float *cs;   /* rotation: rot/2 pairs (cos, sin) a token */
-    uint8_t *xp; /* prepared inputs */
+    float *h; /* FFN activations; of few tokens by neuron: the gates of listed neurons, by unit */
+    /* Of few tokens by neuron: the listed neurons of each unit (places in their block) and how many they are,
+     * and what each block of neurons adds to the output, `added` where it is anything. */
+    uint16_t *list, *listed;
+    float *partial;
+    uint8_t *added;
+    float *epsilon; /* CALOR_THRESHOLD: one a layer */
+    float *cs;      /* rotation: rot/2 pairs (cos, sin) a token */
+    uint8_t *xp;    /* prepared inputs */
     struct worker *workers;
     size_t tile_floats;
 

@@ -8,7 +8,7 @@
 #include "base/membw.h"
 #include "base/rng.h"
 #include "base/threads.h"
-#include "engine/cli/cli.h"
+#include "engine/cli/open.h"
 #include "io/gguf.h"
 
 #include <errno.h>
@@ -23,8 +23,6 @@
 
 extern char **environ;
 
-static const char *const modes[] = {"dense", "dense-fast", NULL};
-static const enum calor_mode mode_value[] = {CALOR_DENSE, CALOR_DENSE_FAST};
 static const char *const kv_types[] = {"f16", "q8_0", "f32", NULL};
 
 struct args {
@@ -125,9 +123,11 @@ static int add_bandwidth(struct bench_result *r, struct err *e)
 
 /* ---- The runs ---- */
 
-/* Weights read for a token: all tensors, but of an embedding that is not also the output only one row. */
-static int token_bytes(uint64_t *out, const char *path, struct err *e)
+/* Weights read for a token: all tensors, but of an embedding that is not also the output only one row, and of
+ * the FFN what was counted where some of it is left out. */
+static int token_bytes(struct bench_result *r, const char *path, struct err *e)
 {
+    uint64_t *out = &r->token_bytes;
     struct gguf *f;
     int rc = gguf_open(&f, path, GGUF_READ, e);
     if (rc) return rc;
@@ -137,8 +137,11 @@ static int token_bytes(uint64_t *out, const char *path, struct err *e)
         const struct gguf_tensor *t = gguf_tensor(f, i);
         bool embedding =
             strcmp(t->name, "token_embd.weight") == 0 || strcmp(t->name, "position_embd.weight") == 0;
-        *out += embedding && untied ? t->row_bytes : t->bytes;
+        bool counted = r->ffn_tokens && strncmp(t->name, "blk.", 4) == 0 && strstr(t->name, ".ffn_") &&
+                       !strstr(t->name, "norm") && t->ne[1] > 1;
+        if (!counted) *out += embedding && untied ? t->row_bytes : t->bytes;
     }
+    if (r->ffn_tokens) *out += r->ffn.bytes / r->ffn_tokens;
     gguf_close(&f);
     return 0;
 }
@@ -217,6 +220,18 @@ static int run_once(calor_session *s, const struct bench_test *t, const int32_t 
     return 0;
 }
 
+/* What the FFN did in one run of single tokens. */
+static void add_ffn(struct bench_result *r, const calor_session *s, uint32_t tokens)
+{
+    calor_ffn_counts c;
+    open_ffn_counts(s, r->model.layers, &c);
+    r->ffn.neurons += c.neurons;
+    r->ffn.listed += c.listed;
+    r->ffn.active += c.active;
+    r->ffn.bytes += c.bytes;
+    r->ffn_tokens += c.neurons ? tokens : 0;
+}
+
 static int run_tests(struct bench_result *r, calor_session *s, const int32_t *ids, const struct args *a,
                      struct progress *p, struct err *e)
 {
@@ -231,9 +246,11 @@ static int run_tests(struct bench_result *r, calor_session *s, const int32_t *id
     for (int k = 0; k < r->repeats; k++) {
         for (int i = 0; i < r->n_tests; i++) {
             struct bench_test *t = &r->test[i];
+            if (t->generate) calor_session_ffn_reset(s);
             uint64_t start = clock_ns();
             if ((rc = run_once(s, t, ids, t->tokens, e))) return rc;
             t->seconds[k] = clock_since(start);
+            if (t->generate) add_ffn(r, s, t->tokens);
             t->rate[k] = t->tokens / t->seconds[k];
             progress_update(p, (double)++done / total);
         }
@@ -288,7 +305,8 @@ static int bench(struct bench_result *r, calor_model **m, const struct args *a, 
     ss.context = a->context ? (uint32_t)a->context : most;
     ss.batch = (uint32_t)a->batch;
     ss.kv = r->kv;
-    ss.mode = mode_value[a->mode];
+    ss.mode = (enum calor_mode)a->mode;
+    ms.layout = open_layout(a->mode);
     uint64_t start = clock_ns();
     rc = e->code = calor_model_open(m, a->model, &ms, e->msg, sizeof e->msg);
     if (rc == 0) rc = e->code = calor_session_open(&s, *m, &ss, e->msg, sizeof e->msg);
@@ -297,6 +315,7 @@ static int bench(struct bench_result *r, calor_model **m, const struct args *a, 
     if (rc) return rc;
     calor_model_describe(*m, &r->model);
     calor_session_describe(s, &r->session);
+    r->mode = open_modes[r->session.mode];
     running = s;
 
     progress_start(&p, cli_progress(), "bench", stderr);
@@ -311,20 +330,21 @@ static int bench(struct bench_result *r, calor_model **m, const struct args *a, 
         rc = stats_of(&r->test[i].stats, r->test[i].rate, (size_t)r->repeats, e);
     if (rc == 0 && r->n_bandwidth)
         rc = stats_of(&r->bandwidth_stats, r->bandwidth, (size_t)r->n_bandwidth, e);
-    if (rc == 0) rc = token_bytes(&r->token_bytes, a->model, e);
+    if (rc == 0) rc = token_bytes(r, a->model, e);
     return rc;
 }
 
 static int run(const struct cli_command *self, int argc, char **argv)
 {
-    struct args a = {.prompts = "512", .generate = 128, .repeats = 5, .mode = 1, .seconds = 1};
+    struct args a = {.prompts = "512", .generate = 128, .repeats = 5, .seconds = 1};
     const struct cli_opt opts[] = {
         {'p', "prompt", CLI_STR, &a.prompts, "N,N…", "prompt lengths to measure, 0 for none (default 512)"},
         {'n', "tokens", CLI_INT, &a.generate, "N", "tokens to generate, 0 for none (default 128)", 0,
          1 << 20},
         {'r', "repeats", CLI_INT, &a.repeats, "N", "measured runs of each kind (default 5)", 1,
          BENCH_MAX_REPEATS},
-        {0, "mode", CLI_CHOICE, &a.mode, "MODE", "dense or dense-fast (default)", .choices = modes},
+        {0, "mode", CLI_CHOICE, &a.mode, "MODE",
+         "auto (default), dense, dense-fast or exact: see calor help run", .choices = open_modes},
         {'t', "threads", CLI_INT, &a.threads, "N", "default: one a physical core", 1, 1024},
         {0, "kv", CLI_CHOICE, &a.kv, "TYPE", "KV cache: f16 (default), q8_0 or f32", .choices = kv_types},
         {'f', "file", CLI_STR, &a.text, "FILE", "take the tokens from this text (default: random ones)"},
@@ -363,7 +383,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
         rc = err_set(&e, ERR_NOMEM, "no memory for the results");
     } else {
         *r = (struct bench_result){.path = a.model,
-                                   .mode = modes[a.mode],
+                                   .mode = open_modes[a.mode],
                                    .kv = kv_types[a.kv],
                                    .repeats = (int)a.repeats,
                                    .bandwidth = bandwidth};

@@ -33,6 +33,12 @@ static void report_text(const struct bench_result *r)
         printf("read bandwidth %.2f GB/s (%.2f to %.2f); a token reads %.3f GB: at most %.2f tokens/s\n",
                r->bandwidth_stats.median * 1e-9, r->bandwidth_stats.min * 1e-9, r->bandwidth_stats.max * 1e-9,
                (double)r->token_bytes * 1e-9, r->bandwidth_stats.median / (double)r->token_bytes);
+    if (r->ffn_tokens)
+        printf(
+            "FFN when decoding: %.2f %% of activations zero, %.2f %% of neurons skipped, %.3f GB a token\n",
+            100 - 100 * (double)r->ffn.active / (double)r->ffn.neurons,
+            100 - 100 * (double)r->ffn.listed / (double)r->ffn.neurons,
+            (double)r->ffn.bytes / (double)r->ffn_tokens * 1e-9);
     printf("\n%-10s %12s   %-22s %s\n", "test", "tokens/s", "95 % interval", "of read bandwidth");
     for (int i = 0; i < r->n_tests; i++) {
         const struct bench_test *t = &r->test[i];
@@ -149,6 +155,12 @@ static json_t *result_json(const struct bench_result *r)
                             json_pack("{s:s, s:o, s:o}", "unit", "bytes/s", "median",
                                       json_number(r->bandwidth_stats.median), "samples",
                                       numbers(r->bandwidth, r->n_bandwidth)));
+    if (r->ffn_tokens)
+        json_object_set_new(j, "ffn",
+                            json_pack("{s:f, s:f, s:I}", "sparsity",
+                                      1.0 - (double)r->ffn.active / (double)r->ffn.neurons, "skipped",
+                                      1.0 - (double)r->ffn.listed / (double)r->ffn.neurons, "bytes_a_token",
+                                      (json_int_t)(r->ffn.bytes / r->ffn_tokens)));
     json_object_set_new(j, "host", hoststate_json(&r->host));
     return j;
 }

@@ -25,7 +25,7 @@ struct eval {
     calor_session *session, *ref;   /* ref: NULL without a session to compare with */
     struct npy *ref_file;
     struct npy_writer *out;
-    uint32_t vocab, context;
+    uint32_t vocab, context, layers;
     int32_t *tokens, *window;
     size_t n_tokens;
     int32_t bos; /* put first in each window; -1: the text's own token stays */
@@ -136,6 +136,7 @@ static int choose_context(struct eval *v, const struct cli_command *self)
     calor_model_info info;
     calor_model_describe(v->model, &info);
     v->vocab = info.vocab;
+    v->layers = info.layers;
     bool given = v->open.context > 0;
     v->context = given ? (uint32_t)v->open.context : info.context < 512 ? info.context : 512;
     if (!given && v->n_tokens < v->context) v->context = (uint32_t)v->n_tokens;
@@ -160,18 +161,24 @@ static int open_reference(struct eval *v)
     double seconds;
     for (int i = 0; open_modes[i]; i++)
         if (strcmp(v->against, open_modes[i]) == 0) {
+            calor_model *m = v->model;
             o.mode = i;
-            return open_session(&v->ref, v->model, &o, (uint32_t)v->batch);
+            if ((open_layout(i) == CALOR_LAYOUT_FILE) != (open_layout(v->open.mode) == CALOR_LAYOUT_FILE)) {
+                int status = open_model(&v->ref_model, v->path, &o, &seconds);
+                if (status != CLI_OK) return status;
+                m = v->ref_model;
+            }
+            return open_session(&v->ref, m, &o, (uint32_t)v->batch);
         }
     if (strncmp(v->against, "cpu:", 4) == 0) {
         o.cpu = v->against + 4;
-        o.mode = 1;
+        o.mode = CALOR_DENSE;
         int status = open_model(&v->ref_model, v->path, &o, &seconds);
         return status == CLI_OK ? open_session(&v->ref, v->ref_model, &o, (uint32_t)v->batch) : status;
     }
     uint64_t want = v->windows * v->context;
     if (npy_open(&v->ref_file, v->against, &e) < 0) {
-        err_prefix(&e, e.code, "--against takes a mode (dense, dense-fast), cpu:TIER or a .npy file");
+        err_prefix(&e, e.code, "--against takes a mode (dense, dense-fast, exact), cpu:TIER or a .npy file");
         return cli_fail(&e);
     }
     uint64_t rows = npy_rows(v->ref_file), cols = npy_cols(v->ref_file);
@@ -208,6 +215,9 @@ static int by_size(const void *a, const void *b)
 static int report(const struct eval *v, bool json)
 {
     double n = (double)v->scored, mean = v->nll / n, ppl = exp(mean);
+    calor_session_info si;
+    calor_session_describe(v->session, &si);
+    const char *mode = open_modes[si.mode];
     double variance = v->nll2 / n - mean * mean;
     double error = n > 1 && variance > 0 ? sqrt(variance / (n - 1)) * ppl : 0.0;
     double p99 = 0.0;
@@ -215,20 +225,27 @@ static int report(const struct eval *v, bool json)
         qsort(v->kld, v->scored, sizeof *v->kld, by_size);
         p99 = v->kld[(size_t)(0.99 * (n - 1) + 0.5)];
     }
+    uint32_t layers = v->layers;
     if (!json) {
         printf("perplexity %.4f ± %.4f (%llu tokens scored in %llu windows of %u, %s, %.1f tok/s)\n", ppl,
-               error, (unsigned long long)v->scored, (unsigned long long)v->windows, v->context,
-               open_modes[v->open.mode], (double)v->windows * v->context / v->seconds);
+               error, (unsigned long long)v->scored, (unsigned long long)v->windows, v->context, mode,
+               (double)v->windows * v->context / v->seconds);
         if (v->kld)
             printf("against %s: KLD mean %.3e, 99 %% of tokens below %.3e; same top token %.2f %%; largest "
                    "difference of a logit %.4g\n",
                    v->against, v->kld_sum / n, p99, 100.0 * (double)v->same_top / n, v->max_abs_diff);
+        calor_ffn_counts c;
+        open_ffn_counts(v->session, layers, &c);
+        if (c.neurons)
+            printf("FFN: %.2f %% of activations are zero, %.2f %% of neurons were skipped\n",
+                   100.0 - 100.0 * (double)c.active / (double)c.neurons,
+                   100.0 - 100.0 * (double)c.listed / (double)c.neurons);
         return CLI_OK;
     }
     json_t *j = json_pack("{s:f, s:f, s:I, s:I, s:i, s:i, s:s, s:f, s:f}", "perplexity", ppl,
                           "perplexity_error", error, "tokens", (json_int_t)v->scored, "windows",
                           (json_int_t)v->windows, "context", (int)v->context, "batch", (int)v->batch, "mode",
-                          open_modes[v->open.mode], "load_seconds", v->load_seconds, "seconds", v->seconds);
+                          mode, "load_seconds", v->load_seconds, "seconds", v->seconds);
     if (j && v->kld) {
         json_object_set_new(j, "against", json_string(v->against));
         json_object_set_new(j, "kld_mean", json_real(v->kld_sum / n));
@@ -236,6 +253,12 @@ static int report(const struct eval *v, bool json)
         json_object_set_new(j, "same_top", json_real((double)v->same_top / n));
         json_object_set_new(j, "max_abs_diff", json_real(v->max_abs_diff));
     }
+    json_t *ffn = open_ffn_json(v->session, layers);
+    if (j && ffn) {
+        json_object_set(j, "sparsity", json_object_get(ffn, "sparsity"));
+        json_object_set(j, "ffn", ffn);
+    }
+    json_decref(ffn);
     char *out = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
     if (out) puts(out);
     free(out);
@@ -277,7 +300,8 @@ static int run(const struct cli_command *self, int argc, char **argv)
          8192},
         OPEN_OPTIONS(&v.open),
         {0, "against", CLI_STR, &v.against, "REF",
-         "compare with a mode (dense, dense-fast), with cpu:TIER (cpu:ref is exact), or with logits "
+         "compare with a mode (dense, dense-fast, exact), with cpu:TIER (dense on it; cpu:ref is without "
+         "rounding), or with logits "
          "FILE.npy"},
         {0, "logits", CLI_STR, &v.logits_path, "FILE.npy", "write the logits of every position, float32"},
         {0, "json", CLI_FLAG, &json, NULL, "one JSON object instead of text"},

@@ -13,12 +13,49 @@
 
 #define TEXT_LIMIT (1ull << 30)
 
-const char *const open_modes[] = {"dense-fast", "dense", NULL};
+const char *const open_modes[] = {"auto", "dense", "dense-fast", "exact", NULL};
+_Static_assert(CALOR_AUTO == 0 && CALOR_DENSE == 1 && CALOR_DENSE_FAST == 2 && CALOR_EXACT == 3,
+               "names by number");
 const char *const open_kv[] = {"f16", "q8_0", "f32", NULL};
 
-enum calor_mode open_mode(int index)
+enum calor_layout open_layout(int mode)
 {
-    return index == 0 ? CALOR_DENSE_FAST : CALOR_DENSE;
+    return mode == CALOR_DENSE_FAST ? CALOR_LAYOUT_FILE
+           : mode == CALOR_EXACT    ? CALOR_LAYOUT_NEURON
+                                    : CALOR_LAYOUT_AUTO;
+}
+
+void open_ffn_counts(const calor_session *s, uint32_t layers, calor_ffn_counts *sum)
+{
+    *sum = (calor_ffn_counts){0};
+    for (uint32_t i = 0; i < layers; i++) {
+        calor_ffn_counts c;
+        calor_session_ffn(s, i, &c);
+        sum->neurons += c.neurons;
+        sum->listed += c.listed;
+        sum->active += c.active;
+        sum->bytes += c.bytes;
+    }
+}
+
+static double left_out(uint64_t part, uint64_t whole)
+{
+    return whole ? 1.0 - (double)part / (double)whole : 0.0;
+}
+
+json_t *open_ffn_json(const calor_session *s, uint32_t layers)
+{
+    calor_ffn_counts sum, c;
+    open_ffn_counts(s, layers, &sum);
+    if (!sum.neurons) return NULL;
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < layers; i++) {
+        calor_session_ffn(s, i, &c);
+        json_array_append_new(list, json_pack("{s:f, s:f}", "sparsity", left_out(c.active, c.neurons),
+                                              "skipped", left_out(c.listed, c.neurons)));
+    }
+    return json_pack("{s:f, s:f, s:o}", "sparsity", left_out(sum.active, sum.neurons), "skipped",
+                     left_out(sum.listed, sum.neurons), "layers", list);
 }
 
 static int on_progress(double done, void *arg)
@@ -36,6 +73,7 @@ int open_model(calor_model **out, const char *path, const struct open_options *o
     s.no_mmap = o->no_mmap;
     s.cpu = o->cpu;
     s.activation = o->activation;
+    s.layout = open_layout(o->mode);
     s.progress = on_progress;
     s.progress_arg = &bar;
     uint64_t t0 = clock_ns();
@@ -53,7 +91,7 @@ int open_session(calor_session **out, calor_model *m, const struct open_options 
     s.context = (uint32_t)o->context;
     s.batch = batch;
     s.kv = open_kv[o->kv];
-    s.mode = open_mode(o->mode);
+    s.mode = (enum calor_mode)o->mode;
     int r = calor_session_open(out, m, &s, err, sizeof err);
     return r == 0 ? CLI_OK : cli_fail_text(r, err);
 }

@@ -5,6 +5,7 @@
 #include "engine/calor.h"
 #include "engine/cli/cli.h"
 
+#include <jansson.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,8 +15,15 @@ struct open_options {
     int mode, kv; /* indices into open_modes, open_kv */
     bool no_mmap;
 };
+/* Names as enum calor_mode counts; the last, NULL, stands behind those that need no more than the model. */
 extern const char *const open_modes[], *const open_kv[];
-enum calor_mode open_mode(int index);
+/* The layout that a mode computes on; two modes of one layout can share a model. */
+enum calor_layout open_layout(int mode);
+/* What the FFN did in all layers together. */
+void open_ffn_counts(const calor_session *s, uint32_t layers, calor_ffn_counts *sum);
+/* The same as JSON: {"sparsity":…, "skipped":…, "layers":[{…}, …]}, shares from 0 to 1; NULL when nothing was
+ * counted. */
+json_t *open_ffn_json(const calor_session *s, uint32_t layers);
 
 /* Entries for a command's option table, options being `o`. */
 #define OPEN_OPTIONS(o)                                                                                      \
@@ -30,7 +38,8 @@ enum calor_mode open_mode(int index);
          CLI_CHOICE,                                                                                         \
          &(o)->mode,                                                                                         \
          "MODE",                                                                                             \
-         "dense-fast (default): fastest; dense: decoding arithmetic for prompts too",                        \
+         "auto (default): exact where the activation has zeros, else dense-fast; exact: only the neurons "   \
+         "that fire; dense: all of them, the reference; dense-fast: all, the plain way",                     \
          .choices = open_modes},                                                                             \
         {0, "kv", CLI_CHOICE, &(o)->kv, "TYPE", "KV cache: f16 (default), q8_0, f32", .choices = open_kv},   \
         {0,       "activation",                                                                              \

@@ -104,12 +104,22 @@ void run_summary(const struct run *r, const char *why)
 {
     char peak[32];
     size_format(open_peak_bytes(), peak, sizeof peak);
-    fprintf(stderr,
-            "calor: prompt %llu tokens, %.1f tok/s; decode %llu tokens, %.1f tok/s; load %.2f s; peak memory "
-            "%s%s%s\n",
-            (unsigned long long)r->prompt_tokens, rate(r->prompt_tokens, r->prompt_seconds),
-            (unsigned long long)r->decode_tokens, rate(r->decode_tokens, r->decode_seconds), r->load_seconds,
-            peak, why ? "; stopped: " : "", why ? why : "");
+    calor_model_info m;
+    calor_ffn_counts c;
+    calor_model_describe(r->model, &m);
+    open_ffn_counts(r->session, m.layers, &c);
+    char sparse[80] = "";
+    if (c.neurons)
+        snprintf(sparse, sizeof sparse, "; FFN sparsity %.1f %%, %.1f %% of neurons skipped",
+                 100.0 - 100.0 * (double)c.active / (double)c.neurons,
+                 100.0 - 100.0 * (double)c.listed / (double)c.neurons);
+    fprintf(
+        stderr,
+        "calor: prompt %llu tokens, %.1f tok/s; decode %llu tokens, %.1f tok/s%s; load %.2f s; peak memory "
+        "%s%s%s\n",
+        (unsigned long long)r->prompt_tokens, rate(r->prompt_tokens, r->prompt_seconds),
+        (unsigned long long)r->decode_tokens, rate(r->decode_tokens, r->decode_seconds), sparse,
+        r->load_seconds, peak, why ? "; stopped: " : "", why ? why : "");
 }
 
 static json_t *id_array(const int32_t *ids, size_t n)
@@ -171,9 +181,12 @@ static int print_json(const struct run *r, const char *path, const int32_t *prom
                                "compute_bytes", (json_int_t)s.compute_bytes);
     json_t *j = json_pack("{s:s, s:s, s:s, s:s, s:i, s:s, s:I, s:o, s:o, s:o, s:s, s:o, s:o}", "model", path,
                           "architecture", m.architecture, "activation", m.activation, "cpu", m.cpu, "threads",
-                          m.threads, "mode", open_modes[r->open.mode], "seed", (json_int_t)r->sampler.seed,
+                          m.threads, "mode", open_modes[s.mode], "seed", (json_int_t)r->sampler.seed,
                           "prompt_ids", id_array(prompt, n_prompt), "ids", id_array(ids, n_ids), "text",
                           text_json(text), "stop", stop_words[why], "timings", timings, "memory", memory);
+    json_t *ffn = open_ffn_json(r->session, m.layers);
+    if (j && ffn) json_object_set(j, "ffn", ffn);
+    json_decref(ffn);
     char *out = j ? json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
     if (out) puts(out);
     free(out);

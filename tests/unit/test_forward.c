@@ -49,7 +49,7 @@ static double *expected(const struct one *o, const char *path, const int32_t *id
 
 /* Largest difference of logits computed in batches of `batch` tokens. */
 static double distance(const struct one *o, const char *path, const int32_t *ids, const double *want,
-                       uint32_t batch, int threads, bool no_mmap)
+                       uint32_t batch, int threads, bool no_mmap, enum calor_layout layout)
 {
     char err[1000];
     calor_model *m = NULL;
@@ -59,6 +59,7 @@ static double distance(const struct one *o, const char *path, const int32_t *ids
     ms.activation = o->activation;
     ms.no_mmap = no_mmap;
     ms.cpu = "ref";
+    ms.layout = layout;
     if (calor_model_open(&m, path, &ms, err, sizeof err) != 0) fail_msg("%s: %s", o->what, err);
     calor_session_settings ss = calor_session_default();
     ss.kv = "f32";
@@ -91,9 +92,12 @@ static void check(const struct one *o)
     for (size_t i = 0; i < (size_t)TOKENS * o->s.vocab; i++) spread = fmax(spread, fabs(want[i]));
     assert_true(spread > 0.5 && spread < 1e3); /* logits that say something */
     const uint32_t batches[] = {64, 1, 3, 7};
-    for (int i = 0; i < 4; i++) {
-        double d = distance(o, path, ids, want, batches[i], 1 + i % 3, i == 1);
-        if (!(d <= 1e-4)) fail_msg("%s, batches of %u: a logit differs by %g", o->what, batches[i], d);
+    for (int i = 0; i < 8; i++) {
+        enum calor_layout layout = i < 4 ? CALOR_LAYOUT_FILE : CALOR_LAYOUT_NEURON;
+        double d = distance(o, path, ids, want, batches[i % 4], 1 + i % 3, i % 4 == 1, layout);
+        if (!(d <= 1e-4))
+            fail_msg("%s, batches of %u, layout %d: a logit differs by %g", o->what, batches[i % 4],
+                     (int)layout, d);
     }
     free(want);
 }

@@ -1,0 +1,317 @@
+/* Laying FFN weights out by neuron: see neurons.h. */
+#include "engine/neurons.h"
+
+#include "base/checked.h"
+#include "base/err.h"
+#include "base/log.h"
+#include "base/threads.h"
+#include "engine/arch/arch.h"
+#include "engine/model.h"
+#include "io/gguf.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum slot { SLOT_TILES = 2 };
+
+/* Columns of down that one thread turns at once, and neurons whose up rows it copies at once. */
+enum { TILE = 256 };
+
+/* What happens to a layer's down. */
+enum turning {
+    TURN_SPLIT,  /* kern_split */
+    TURN_FLOATS, /* transposed, element by element */
+    TURN_DECODE, /* decoded, rounded to F16, transposed: types that have no layout of their own */
+    TURN_COPY,   /* stored by neuron in the file already */
+};
+
+struct job {
+    struct calor_model *m;
+    struct layer *l;
+    enum turning how;
+    uint8_t *bundle;
+    size_t stride, up_bytes; /* down's part begins up_bytes into a bundle */
+    struct kern_split_dst dst;
+    const uint8_t *up, *down; /* the file's */
+    struct err *errs;         /* one a thread */
+    atomic_int failed;
+};
+
+static enum turning turning_of(const struct layer *l)
+{
+    enum dtype t = l->down.type;
+    if (l->down_by_neuron) return TURN_COPY;
+    if (kern_can_split(t)) return TURN_SPLIT;
+    return t == DT_F32 || t == DT_F16 || t == DT_BF16 ? TURN_FLOATS : TURN_DECODE;
+}
+
+static size_t float_bytes(enum dtype t)
+{
+    return t == DT_F32 ? 4 : 2;
+}
+
+/* Values [c0, c1) × all neurons of a float matrix [d][f] into the neurons' rows. */
+static void turn_floats(const struct job *j, int64_t c0, int64_t c1, size_t size)
+{
+    int64_t f = j->m->hp.ffn;
+    for (int64_t i0 = 0; i0 < f; i0 += 16)
+        for (int64_t c = c0; c < c1; c++) {
+            const uint8_t *src = j->down + (size_t)c * j->l->down.row_bytes + (size_t)i0 * size;
+            for (int64_t i = i0; i < i0 + 16 && i < f; i++, src += size)
+                memcpy(j->dst.rows + (size_t)i * j->stride + (size_t)c * size, src, size);
+        }
+}
+
+/* The same for a type that can only be decoded, a row at a time. */
+static void turn_decoded(struct job *j, int ith, int64_t c0, int64_t c1)
+{
+    int64_t f = j->m->hp.ffn;
+    float *row = malloc((size_t)f * sizeof *row);
+    uint16_t *half = malloc((size_t)f * sizeof *half);
+    int r = row && half ? 0 : err_set(&j->errs[ith], ERR_NOMEM, "no memory to lay out a layer");
+    for (int64_t c = c0; c < c1 && r == 0; c++) {
+        j->m->ops->decode(j->l->down.type, row, j->down + (size_t)c * j->l->down.row_bytes, f);
+        r = kern_encode(DT_F16, half, row, f, &j->errs[ith]);
+        for (int64_t i = 0; i < f && r == 0; i++)
+            memcpy(j->dst.rows + (size_t)i * j->stride + (size_t)c * 2, half + i, 2);
+    }
+    free(row);
+    free(half);
+    if (r < 0) atomic_store(&j->failed, 1);
+}
+
+static void lay_out_part(struct team_member *t, void *arg)
+{
+    struct job *j = arg;
+    const struct layer *l = j->l;
+    int64_t d = j->m->hp.width, f = j->m->hp.ffn, tiles = j->how == TURN_COPY ? 0 : (d + TILE - 1) / TILE;
+    int64_t copies = (f + TILE - 1) / TILE, k;
+    while (team_next(t, SLOT_TILES, tiles + copies, 1, &k)) {
+        if (k < tiles) {
+            int64_t c0 = k * TILE, c1 = c0 + TILE < d ? c0 + TILE : d;
+            if (j->how == TURN_FLOATS) turn_floats(j, c0, c1, float_bytes(l->down.type));
+            if (j->how == TURN_DECODE) turn_decoded(j, t->ith, c0, c1);
+            if (j->how == TURN_SPLIT && kern_split(l->down.type, &j->dst, j->down, l->down.row_bytes, d, f, 0,
+                                                   f, c0, c1, &j->errs[t->ith]) < 0)
+                atomic_store(&j->failed, 1);
+            continue;
+        }
+        int64_t i0 = (k - tiles) * TILE, i1 = i0 + TILE < f ? i0 + TILE : f;
+        for (int64_t i = i0; i < i1; i++) {
+            uint8_t *to = j->bundle + (size_t)i * j->stride;
+            if (j->up_bytes) memcpy(to, j->up + (size_t)i * l->up.row_bytes, l->up.row_bytes);
+            if (j->how == TURN_COPY)
+                memcpy(to + j->up_bytes, j->down + (size_t)i * l->down.row_bytes, l->down.row_bytes);
+        }
+    }
+}
+
+/* Memory that lives as long as the model, in huge pages where the system has some: bundles are read
+ * scattered. */
+static uint8_t *allocate(struct calor_model *m, size_t bytes)
+{
+    const size_t huge = (size_t)2 << 20;
+    if (bytes > SIZE_MAX - 2 * huge) return NULL;
+    bytes = bytes < huge ? bytes : (bytes + huge - 1) / huge * huge;
+    uint8_t *p = model_alloc_aligned(m, bytes < huge ? 64 : huge, bytes);
+    if (p && bytes >= huge) madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+}
+
+/* Lets go of what was copied: the mapping's pages, or the memory it was read into. */
+static void release(struct calor_model *m, const struct mat *w)
+{
+    size_t bytes = (size_t)w->rows * w->row_bytes, page = (size_t)sysconf(_SC_PAGESIZE);
+    if (model_free(m, w->data)) return;
+    uintptr_t begin = ((uintptr_t)w->data + page - 1) / page * page, end = (uintptr_t)w->data + bytes;
+    if (end > begin + page) madvise((void *)begin, (end - begin) / page * page, MADV_DONTNEED);
+}
+
+static size_t up64(size_t n)
+{
+    return (n + 63) / 64 * 64;
+}
+
+static int lay_out_layer(struct job *j, struct err *e)
+{
+    struct calor_model *m = j->m;
+    struct layer *l = j->l;
+    struct neurons *by = &l->by;
+    const struct kern_ops *ops = m->ops;
+    int64_t d = m->hp.width, f = m->hp.ffn;
+    bool gated = l->gate.data != NULL;
+    j->how = turning_of(l);
+    by->type = j->how == TURN_DECODE ? DT_F16 : l->down.type;
+    const struct kern_down *kind = j->how == TURN_SPLIT ? ops->down_split[by->type] : ops->down_row[by->type];
+    if (!kind)
+        return err_set(e, ERR_UNSUPPORTED, "a down matrix of type %s cannot be laid out by neuron",
+                       dtype_name((uint32_t)l->down.type));
+    j->up_bytes = gated ? up64(l->up.row_bytes) : 0;
+    j->stride = j->up_bytes + kind->neuron_bytes(d);
+    uint64_t whole, groups = 0, supers = 0;
+    if (!checked_mul((uint64_t)f, j->stride, &whole))
+        return err_set(e, ERR_FORMAT, "%lld neurons of %zu bytes do not fit into memory", (long long)f,
+                       j->stride);
+    if (kind->group) {
+        groups = (size_t)((f + kind->group - 1) / kind->group) * kind->group_bytes(d);
+        if (kind->super_bytes) supers = (size_t)((f + 255) / 256) * kind->super_bytes(d);
+    }
+    uint16_t *group_of = NULL;
+    j->bundle = allocate(m, whole + 64);
+    uint8_t *planes = groups ? allocate(m, groups + supers + 64) : NULL;
+    if (kind->group) group_of = model_alloc(m, (size_t)f * sizeof *group_of);
+    if (!j->bundle || (groups && (!planes || !group_of)))
+        return err_set(e, ERR_NOMEM, "no memory to lay a layer's FFN out by neuron (%llu MiB)",
+                       (unsigned long long)((whole + groups + supers) >> 20));
+    j->dst = (struct kern_split_dst){.rows = j->bundle + j->up_bytes,
+                                     .groups = planes,
+                                     .supers = supers ? planes + groups : NULL,
+                                     .stride = j->stride};
+    for (int64_t i = 0; group_of && i < f; i++) group_of[i] = (uint16_t)(i / kind->group);
+    j->up = l->up.data;
+    j->down = l->down.data;
+    atomic_store(&j->failed, 0);
+    team_run(m->team, lay_out_part, j);
+    for (int i = 0; i < team_size(m->team); i++)
+        if (j->errs[i].code < 0) {
+            *e = j->errs[i];
+            return e->code;
+        }
+    release(m, &l->down);
+    if (gated) {
+        release(m, &l->up);
+        l->up.data = j->bundle;
+        l->up.row_bytes = j->stride;
+    }
+    by->kind = kind;
+    by->up_bytes = j->up_bytes;
+    by->down = (struct kern_down_rows){.rows = j->dst.rows,
+                                       .stride = j->stride,
+                                       .groups = j->dst.groups,
+                                       .supers = j->dst.supers,
+                                       .group_of = group_of};
+    /* For many tokens: rows put together again, as floats where the file's rows were the neurons'. */
+    enum dtype panel = j->how == TURN_COPY && dtype_info((uint32_t)by->type)->block > 1 ? DT_F32 : by->type;
+    uint64_t row_bytes;
+    if (!dtype_row_bytes(panel, (uint64_t)f, &row_bytes))
+        return err_set(e, ERR_FORMAT, "a row of %lld values does not fit %s", (long long)f,
+                       dtype_name((uint32_t)panel));
+    l->down = (struct mat){
+        .row_bytes = row_bytes, .rows = d, .n = f, .type = panel, .mv = ops->mv[panel], .mm = ops->mm[panel]};
+    l->down_by_neuron = false;
+    return 0;
+}
+
+int neurons_lay_out(struct calor_model *m, int (*progress)(double, void *), void *arg, struct err *e)
+{
+    int threads = team_size(m->team), r = 0;
+    if (m->hp.ffn > NEURON_MOST)
+        return err_set(e, ERR_UNSUPPORTED, "%u neurons a layer: at most %d can be laid out by neuron",
+                       m->hp.ffn, NEURON_MOST);
+    struct job j = {.m = m, .errs = calloc((size_t)threads, sizeof *j.errs)};
+    if (!j.errs) return err_set(e, ERR_NOMEM, "no memory for %d threads", threads);
+    bool rounded = false;
+    for (uint32_t i = 0; i < m->hp.layers && r == 0; i++) {
+        j.l = &m->layers[i];
+        r = lay_out_layer(&j, e);
+        if (r < 0) err_prefix(e, e->code, "layer %u", i);
+        rounded |= j.how == TURN_DECODE;
+        if (r == 0 && progress && progress((i + 1.0) / m->hp.layers, arg))
+            r = err_set(e, ERR_CANCELLED, "%s: loading was cancelled", gguf_path(m->file));
+    }
+    free(j.errs);
+    if (rounded)
+        log_info("%s: down matrices of a type without a layout by neuron are kept as F16",
+                 gguf_path(m->file));
+    return r;
+}
+
+/* ---- Norms ---- */
+
+struct norms_job {
+    struct calor_model *m;
+    struct layer *l;
+    float *norms, *rows; /* rows: d floats a thread */
+    uint8_t *scratch;
+    size_t scratch_bytes;
+};
+
+static void norms_part(struct team_member *t, void *arg)
+{
+    const struct norms_job *j = arg;
+    const struct neurons *by = &j->l->by;
+    int64_t d = j->m->hp.width, f = j->m->hp.ffn, b;
+    float *row = j->rows + t->ith * d;
+    const float one = 1.0f;
+    while (team_next(t, SLOT_TILES, neuron_blocks(f), 1, &b))
+        for (int64_t i = b * KERN_BLOCK; i < (b + 1) * KERN_BLOCK && i < f; i++) {
+            uint16_t at = (uint16_t)(i - b * KERN_BLOCK);
+            double sum = 0.0;
+            memset(row, 0, (size_t)d * sizeof *row);
+            by->kind->add(row, &by->down, b * KERN_BLOCK, &at, &one, 1, d, 0, d,
+                          j->scratch + (size_t)t->ith * j->scratch_bytes);
+            for (int64_t c = 0; c < d; c++) sum += (double)row[c] * (double)row[c];
+            j->norms[i] = (float)sqrt(sum);
+        }
+}
+
+int neurons_norms(struct calor_model *m, struct err *e)
+{
+    size_t d = m->hp.width, threads = (size_t)team_size(m->team);
+    struct norms_job j = {.m = m};
+    int r = 0;
+    for (uint32_t i = 0; i < m->hp.layers; i++) {
+        const struct kern_down *k = m->layers[i].by.kind;
+        if (k && up64(k->scratch_bytes(m->hp.width)) > j.scratch_bytes)
+            j.scratch_bytes = up64(k->scratch_bytes(m->hp.width));
+    }
+    j.rows = malloc(threads * d * sizeof *j.rows);
+    j.scratch = aligned_alloc(64, threads * j.scratch_bytes + 64);
+    if (!j.rows || !j.scratch) r = err_set(e, ERR_NOMEM, "no memory for the norms of the neurons");
+    for (uint32_t i = 0; i < m->hp.layers && r == 0; i++) {
+        j.l = &m->layers[i];
+        if (!j.l->by.kind || j.l->by.norms) continue;
+        j.norms = model_alloc(m, m->hp.ffn * sizeof *j.norms);
+        if (!j.norms) {
+            r = err_set(e, ERR_NOMEM, "no memory for the norms of the neurons");
+            break;
+        }
+        pthread_mutex_lock(&m->run_lock);
+        team_run(m->team, norms_part, &j);
+        pthread_mutex_unlock(&m->run_lock);
+        j.l->by.norms = j.norms;
+    }
+    free(j.rows);
+    free(j.scratch);
+    return r;
+}
+
+/* ---- Rows again ---- */
+
+void neurons_panel(const struct calor_model *m, uint32_t layer, int64_t c0, int64_t c1, uint8_t *dst)
+{
+    const struct layer *l = &m->layers[layer];
+    const struct neurons *by = &l->by;
+    int64_t f = m->hp.ffn;
+    if (by->kind->group) {
+        kern_unsplit(by->type, dst, l->down.row_bytes, &by->down, NULL, m->hp.width, f, c0, c1, NULL);
+        return;
+    }
+    const struct dtype_info *info = dtype_info((uint32_t)by->type);
+    size_t size = info->block == 1 ? info->bytes : sizeof(float);
+    float values[NEURON_PANEL];
+    for (int64_t i = 0; i < f; i++) {
+        const uint8_t *src =
+            by->down.rows + (size_t)i * by->down.stride + (size_t)(c0 / info->block) * info->bytes;
+        if (info->block > 1) {
+            m->ops->decode(by->type, values, src, c1 - c0);
+            src = (const uint8_t *)values;
+        }
+        for (int64_t c = 0; c < c1 - c0; c++, src += size)
+            memcpy(dst + (size_t)c * l->down.row_bytes + (size_t)i * size, src, size);
+    }
+}

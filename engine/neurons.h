@@ -1,0 +1,58 @@
+/* The FFN weights of a layer laid out by neuron, so that the neurons that fire can be computed alone. Private
+ * to engine/.
+ *
+ * gate stays where the file has it: its rows are neurons already, and all of them are read for every token.
+ * up and down lie side by side, one bundle a neuron (64-byte aligned: up's row, then down's part), since they
+ * are read together or not at all. down is turned by the kernels' SPLIT layout where the file quantises it
+ * along the neurons, by ROW otherwise. */
+#ifndef ENGINE_NEURONS_H
+#define ENGINE_NEURONS_H
+
+#include "kernels/kernels.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct calor_model;
+struct err;
+
+/* Neurons whose gates are computed and compacted at once; KERN_BLOCK is a multiple. */
+#define NEURON_UNIT 64
+/* Up to this many tokens each has its own list of neurons; more are multiplied densely. */
+#define NEURON_TOKENS 4
+/* Most neurons a layer: their places are 16-bit numbers. */
+#define NEURON_MOST 65536
+
+struct neurons {
+    const struct kern_down *kind; /* NULL: this layer is as in the file */
+    struct kern_down_rows down;
+    size_t up_bytes;    /* of up's row in a bundle, 0 without gate */
+    enum dtype type;    /* of down's values as stored */
+    const float *norms; /* ‖down's row‖₂ of each neuron; NULL until neurons_norms */
+};
+
+static inline int64_t neuron_blocks(int64_t f)
+{
+    return (f + KERN_BLOCK - 1) / KERN_BLOCK;
+}
+
+static inline int64_t neuron_units(int64_t f)
+{
+    return (f + NEURON_UNIT - 1) / NEURON_UNIT;
+}
+
+/* Lays out every layer, by all threads of the model's team, with progress. Afterwards layer.up points into
+ * the bundles, and layer.down has no data but the type and shape that neurons_panel gives. The file's own
+ * pages of both are let go. */
+int neurons_lay_out(struct calor_model *m, int (*progress)(double done, void *arg), void *arg, struct err *e);
+
+/* Computes the norms of all layers where they are not there yet. One thread at a time. */
+int neurons_norms(struct calor_model *m, struct err *e);
+
+/* Rows of down that neurons_panel puts together at once. */
+#define NEURON_PANEL 256
+/* Rows [c0, c1) of down (c0 a multiple of NEURON_PANEL) as a matrix of f columns again, in layer.down's type
+ * and row_bytes: for products with many tokens. */
+void neurons_panel(const struct calor_model *m, uint32_t layer, int64_t c0, int64_t c1, uint8_t *dst);
+
+#endif
