@@ -101,6 +101,115 @@ int kern_unsplit(enum dtype type, void *dst, size_t row_bytes, const struct kern
 /* True for the types that have a SPLIT layout: Q8_0, Q4_0, Q4_K, Q5_K, Q6_K. */
 bool kern_can_split(enum dtype type);
 
+/* ---- Gate in two planes
+ * ------------------------------------------------------------------------------------ The rows of a gate
+ * matrix (F16, BF16, Q8_0), each taken apart into a coarse and a fine part that are stored, and may be
+ * placed, separately: W = Q + E, the coarse part alone gives Q. Half of the bytes say that most neurons are
+ * off; only the candidates' fine parts are read, and give their exact gate. Order of use, for one token x:
+ *
+ *   mv[type]->x_pack     x into the tier's prepared form xp: what the products of W itself take
+ *   planes->x_values     the floats that those products multiply by (Q8_0: x rounded to int8)
+ *   kern_plane_x_make    their norms and extreme channels, once a token
+ *   planes->coarse       z = Q·x for a range of rows; reads the coarse plane only
+ *   kern_plane_column    where the token has extreme channels: E of such a column, added exactly
+ *   kern_plane_candidates  z, ‖E‖ and the threshold to the list of rows that may be on
+ *   planes->listed       W·x of the listed rows, with the very bits of mv[type]->rows
+ *
+ * Layout. F16 and BF16: one byte of each value in either part. Coarse: sign, 3 bits of exponent, 4 of
+ * mantissa; the exponent is counted down from the row's largest, so a byte covers the 8 octaves in which a
+ * row's values lie and Q is within 1/32 of W there (a plain high byte: 1/8 for F16, a factor of 2 for BF16).
+ * Smaller values take codes left over in the fine byte, the nearest and zero first, so every row comes back
+ * byte for byte. Q8_0: coarse is a Q4_0 block, the F16 scale and the high nibbles (+8); fine the low nibbles
+ * in the same order. Q is the middle of what its code stands for (F16 within half a unit of the last place).
+ * Parts begin at multiples of 64 bytes; padding is zero.
+ *
+ * Memory: as the file's rows, plus padding to 64 bytes and 16 bytes a row. */
+struct kern_plane_row {
+    float error; /* ‖E‖₂ of the row, rounded up */
+    float size; /* no smaller than Σ|terms| / ‖x‖₂ of any product with W or Q: scales rounding errors */
+    float unit;    /* F16, BF16: what the coarse byte's value is multiplied by, a power of two; Q8_0: 1 */
+    uint32_t base; /* F16, BF16: the lowest magnitude (the word without its sign) of the 8 octaves; else 0 */
+};
+
+/* The planes of one matrix; the caller owns all. Row i: coarse + i*coarse_stride, fine + i*fine_stride,
+ * rows[i]. Each base 64-byte aligned, strides in bytes, multiples of 64, at least those below. What is not
+ * used may be NULL: coarse and kern_plane_candidates never touch `fine`. */
+struct kern_planes_at {
+    uint8_t *coarse, *fine;
+    struct kern_plane_row *rows;
+    size_t coarse_stride, fine_stride;
+};
+/* Bytes of a row's part, multiples of 64; 0 for a type without planes or an n that is no whole number of
+ * blocks. */
+size_t kern_plane_coarse_bytes(enum dtype type, int64_t n);
+size_t kern_plane_fine_bytes(enum dtype type, int64_t n);
+bool kern_can_plane(enum dtype type); /* F16, BF16, Q8_0 */
+
+/* Takes rows [i0, i1) of src (n values each, row_bytes apart, any alignment) apart; row i goes to place at[i]
+ * (at NULL: i). Disjoint ranges may be done by different threads. Values that are not finite are kept; their
+ * rows are always candidates. ERR_UNSUPPORTED for other types, ERR_ARG for sizes that do not fit. */
+int kern_planes_split(enum dtype type, const struct kern_planes_at *dst, const void *src, size_t row_bytes,
+                      int64_t n, int64_t i0, int64_t i1, const uint32_t *at, struct err *e);
+/* Puts rows [i0, i1) together again, byte for byte; bytes of dst between rows are not written. For prompts
+ * (many tokens), dense mode and writing files. */
+int kern_planes_join(enum dtype type, void *dst, size_t row_bytes, const struct kern_planes_at *w, int64_t n,
+                     int64_t i0, int64_t i1, const uint32_t *at, struct err *e);
+
+struct kern_planes {
+    /* z[i] = Q[first + i]·x for i in [0, count), one token's xp as mv[type]->x_pack prepares it. Each z has
+     * the same bits for any split into ranges. scratch: as below. */
+    void (*coarse)(float *z, const struct kern_planes_at *w, int64_t first, int64_t count, int64_t n,
+                   const void *xp, void *scratch);
+    /* y[i] = W[first + list[i]]·x for i in [0, count): the bits of mv[type]->rows for T = 1. list ascends. */
+    void (*listed)(float *y, const struct kern_planes_at *w, int64_t first, const uint16_t *list,
+                   int64_t count, int64_t n, const void *xp, void *scratch);
+    /* x: n floats, the values that coarse, listed and mv multiply by (their rounding is this one alone). */
+    void (*x_values)(float *x, const void *xp, int64_t n);
+    size_t (*scratch_bytes)(int64_t n); /* of both products, 64-byte aligned, one a thread */
+};
+
+/* A token as the bounds see it. Extreme channels: the up to KERN_PLANE_EXTREMES largest |x|, if together they
+ * hold more than a quarter of ‖x‖² although they are fewer than n/64; ascending. Roundings of W are
+ * independent from channel to channel, which the statistical bound needs: a sum that a few channels dominate
+ * is no longer normal. Their part E[:, c]·x[c] can be added exactly instead (kern_plane_column); a channel is
+ * usually extreme for every token, so a caller keeps the columns it has once made. */
+enum { KERN_PLANE_EXTREMES = 8 };
+struct kern_plane_x {
+    double norm, rest; /* ‖x‖₂ and the same without the extreme channels */
+    int64_t n;
+    int extremes; /* how many */
+    int32_t channel[KERN_PLANE_EXTREMES];
+    float value[KERN_PLANE_EXTREMES];
+};
+/* x: n floats from x_values. */
+void kern_plane_x_make(struct kern_plane_x *px, const float *x, int64_t n);
+/* e[i] = E[first + i][channel], i in [0, count), exact. Reads one fine byte a row: about count cache lines.
+ */
+void kern_plane_column(enum dtype type, float *e, const struct kern_planes_at *w, int64_t first,
+                       int64_t count, int64_t n, int64_t channel);
+/* z[i] += e[i]·value: makes that channel exact. */
+void kern_plane_add_column(float *z, const float *e, float value, int64_t count);
+
+/* When a neuron is off. k = 0: certified, z + ‖E‖‖x‖ + rounding ≤ t: no neuron that fires is ever missed
+ * (Cauchy-Schwarz; the rounding term covers the floats of coarse, of the tier's exact product and of adding
+ * the bias, twice over). k > 0: statistical, z + k·‖E‖‖x‖/√n + rounding ≤ t, chance of missing one with z
+ * at the threshold at most Φ(−k): 3e-7 for k = 5. */
+struct kern_plane_bound {
+    float error, rounding, fixed; /* a row's margin is error·‖E‖ + rounding·size + fixed + 2^-21·|b| */
+    float size_most;              /* rows of a larger size are candidates: their sums may overflow */
+    float threshold;
+    bool strict; /* on from the threshold itself (t > 0) instead of above it */
+};
+/* exact: every extreme channel of px was made exact by kern_plane_add_column, so ‖x‖ is px->rest. t: the
+ * gate's threshold, 0 for ReLU, FATReLU's otherwise (at or above it a neuron is on). */
+struct kern_plane_bound kern_plane_bound_make(const struct kern_plane_x *px, double k, bool exact, float t);
+/* The rows i of [0, count) that may be on, ascending; returns how many. z, rows and bias (NULL: none) begin
+ * at the range's first row; count ≤ 65536; list has room for count. Whatever is not a number is a candidate.
+ */
+int64_t kern_plane_candidates(uint16_t *list, const float *z, const float *bias,
+                              const struct kern_plane_row *rows, int64_t count,
+                              const struct kern_plane_bound *b);
+
 /* ---- Attention of one KV head
  * ------------------------------------------------------------------------------------ K and V of one KV
  * head: row p is position p, `head_dim` values of kv_type (F16, F32 or Q8_0), row_bytes apart. Query t (0 ≤ t
@@ -134,6 +243,9 @@ struct kern_ops {
     int64_t mv_tokens;
     /* Down by neuron: ROW for every type that `mv` has, SPLIT for those of kern_can_split (else NULL). */
     const struct kern_down *down_row[DT_COUNT], *down_split[DT_COUNT];
+
+    /* The gate in two planes: F16, BF16 and Q8_0, else NULL. */
+    const struct kern_planes *planes[DT_COUNT];
 
     /* One row of a matrix to floats: n a multiple of the type's block. Exact. */
     void (*decode)(enum dtype type, float *dst, const void *src, int64_t n);

@@ -68,6 +68,7 @@ void fill_floats(struct rng *r, enum fill_x how, float *dst, int64_t n);
 void check_products(struct kt *k);
 void check_bits(struct kt *k);
 void check_few(struct kt *k);
+void check_planes(struct kt *k);
 void check_vec(struct kt *k);
 void check_attn(struct kt *k);
 void bench_all(struct kt *k);

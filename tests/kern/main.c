@@ -76,6 +76,7 @@ int main(int argc, char **argv)
     check_products(&k);
     check_bits(&k);
     check_few(&k);
+    check_planes(&k);
     check_vec(&k);
     check_attn(&k);
     return tap_done(&k.tap);

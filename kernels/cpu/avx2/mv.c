@@ -1,6 +1,8 @@
 /* The avx2 tier's weights × vector (decoding). */
 #include "kernels/cpu/avx2/mv.h"
 
+#include <string.h>
+
 void avx2_mv_init(struct kern_ops *ops)
 {
     if (cpu_facts()->avx_vnni)
@@ -8,6 +10,7 @@ void avx2_mv_init(struct kern_ops *ops)
     else
         avx2_mv_blocks(ops);
     avx2_mv_floats(ops);
+    memset(ops->planes, 0, sizeof ops->planes); /* those below read another form of x */
 }
 
 void avx2_mv_madd_init(struct kern_ops *ops)

@@ -7,6 +7,7 @@ void ref_init(struct kern_ops *ops)
 {
     ref_products_init(ops);
     ref_down_init(ops);
+    ref_planes_init(ops);
     ref_vec_init(ops);
     ref_attn_init(ops);
 }

@@ -23,6 +23,12 @@ void ref_kv_store(enum dtype type, void *dst, const float *src, int64_t n);
 /* One block of 32 values to Q8_0 with round-half-away, as the format's reference quantises. */
 void ref_encode_q8_0(uint8_t *b, const float *x);
 
+/* One row of a gate in two planes to the type's own bytes. */
+struct kern_plane_row;
+void ref_plane_join(enum dtype type, uint8_t *dst, const uint8_t *coarse, const uint8_t *fine,
+                    const struct kern_plane_row *row, int64_t n);
+
+void ref_planes_init(struct kern_ops *ops);
 void ref_products_init(struct kern_ops *ops);
 void ref_down_init(struct kern_ops *ops);
 void ref_vec_init(struct kern_ops *ops);
