@@ -1,15 +1,28 @@
 /* Private to kernels/: how a SPLIT down matrix lies in memory (kernels.h). The store and device kernels read
  * the same bytes, so every tier shares this page.
  *
- * Columns come in tiles of 64; d is padded to whole tiles with zeros. A neuron's part is its codes:
- *   Q8_0   64 bytes a tile, the quants
- *   4 bit  32 bytes a tile: byte j holds column j in its low half, column j + 32 in its high half
- *   Q5_K   behind all nibbles, 8 bytes a tile: bit m of byte k is the fifth bit of column k + 8m
- *   Q6_K   behind all nibbles, 16 bytes a tile: bits 2m, 2m+1 of byte k are the fifth and sixth of column k +
- * 16m A group's plane, values for every column: Q4_0, Q8_0  F16 scale      Q4_K, Q5_K  u8 scale, then behind
- * all of them u8 minimum      Q6_K  i8 scale A super-block's plane: Q4_K, Q5_K  F16 d, then behind all of
- * them F16 dmin      Q6_K  F16 d The value of a code q: Q4_0 d·(q−8), Q8_0 d·q, Q4_K and Q5_K (d·scale)·q −
- * dmin·minimum, Q6_K (d·scale)·(q−32).
+ * Columns come in tiles of 128, d is padded to whole tiles with zeros. Column 16k + j of a tile is field k of
+ * lane j (k < 8, j < 16), so that vectors of 32-bit lanes find one column each with a shift. A neuron's part
+ * is its codes:
+ *
+ * - Q8_0: 128 bytes a tile, the quants in the columns' order;
+ * - 4 bit: 64 bytes a tile, 32-bit lane j holds field k in bits 4k to 4k+3;
+ * - Q5_K: behind all nibbles, 16 bytes a tile: bit j of 16-bit word k is the fifth bit;
+ * - Q6_K: behind all nibbles, 32 bytes a tile: 16-bit lane j holds the upper two bits of field k at 2k.
+ *
+ * A group's plane has a value for every column:
+ *
+ * - Q4_0, Q8_0: F16 scale;
+ * - Q4_K, Q5_K: u8 scale, then behind all of them u8 minimum;
+ * - Q6_K: i8 scale.
+ *
+ * A super-block's plane:
+ *
+ * - Q4_K, Q5_K: F16 d, then behind all of them F16 dmin;
+ * - Q6_K: F16 d.
+ *
+ * The value of a code q: Q4_0 d·(q−8); Q8_0 d·q; Q4_K, Q5_K (d·scale)·q − dmin·minimum; Q6_K
+ * (d·scale)·(q−32).
  */
 #ifndef KERNELS_DOWN_H
 #define KERNELS_DOWN_H
@@ -20,7 +33,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define DOWN_TILE 64
+#define DOWN_TILE 128
 
 /* Constant where the type is: in kernels these fold away. */
 static inline bool down_is_k(enum dtype t)
@@ -41,11 +54,11 @@ static inline int64_t down_tiles(int64_t d)
 /* Bytes of codes a tile: the first plane's, and the second's. */
 static inline size_t down_low_bytes(enum dtype t)
 {
-    return t == DT_Q8_0 ? 64 : 32;
+    return t == DT_Q8_0 ? 128 : 64;
 }
 static inline size_t down_high_bytes(enum dtype t)
 {
-    return t == DT_Q5_K ? 8 : t == DT_Q6_K ? 16 : 0;
+    return t == DT_Q5_K ? 16 : t == DT_Q6_K ? 32 : 0;
 }
 
 static inline size_t down_split_bytes(enum dtype t, int64_t d)
@@ -69,29 +82,24 @@ static inline size_t down_row_bytes(enum dtype t, int64_t d)
     return ((size_t)(d / info->block) * info->bytes + 63) / 64 * 64;
 }
 
-/* The 64 codes of a tile as signed bytes, zero points taken away; `part` is the neuron's. */
+/* The codes of a tile as signed bytes, zero points taken away; `part` is the neuron's. */
 static inline void down_codes(enum dtype t, int8_t out[DOWN_TILE], const uint8_t *part, int64_t tile,
                               int64_t tiles)
 {
     const uint8_t *low = part + (size_t)tile * down_low_bytes(t);
     const uint8_t *high = part + (size_t)tiles * down_low_bytes(t) + (size_t)tile * down_high_bytes(t);
-    if (t == DT_Q8_0) {
-        for (int j = 0; j < 64; j++) out[j] = (int8_t)low[j];
-        return;
-    }
-    uint8_t q[DOWN_TILE];
-    for (int j = 0; j < 32; j++) {
-        q[j] = low[j] & 15;
-        q[j + 32] = low[j] >> 4;
-    }
-    if (t == DT_Q5_K)
-        for (int m = 0; m < 8; m++)
-            for (int k = 0; k < 8; k++) q[8 * m + k] |= (uint8_t)((high[k] >> m & 1) << 4);
-    if (t == DT_Q6_K)
-        for (int m = 0; m < 4; m++)
-            for (int k = 0; k < 16; k++) q[16 * m + k] |= (uint8_t)((high[k] >> 2 * m & 3) << 4);
     const int zero = t == DT_Q4_0 ? 8 : t == DT_Q6_K ? 32 : 0;
-    for (int j = 0; j < 64; j++) out[j] = (int8_t)(q[j] - zero);
+    for (int c = 0; c < DOWN_TILE; c++) {
+        int k = c / 16, j = c % 16;
+        if (t == DT_Q8_0) {
+            out[c] = (int8_t)low[c];
+            continue;
+        }
+        int q = low[4 * j + k / 2] >> 4 * (k & 1) & 15;
+        if (t == DT_Q5_K) q |= (high[2 * k + j / 8] >> j % 8 & 1) << 4;
+        if (t == DT_Q6_K) q |= (high[2 * j + k / 4] >> 2 * (k % 4) & 3) << 4;
+        out[c] = (int8_t)(q - zero);
+    }
 }
 
 #endif

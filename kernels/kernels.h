@@ -59,7 +59,8 @@ struct kern_mat {
  * Order of neurons: as stored. Inside each block of KERN_BLOCK stored neurons, those of one group stand
  * together. Sums never cross a block and go strictly in stored order, a group's neurons first among
  * themselves; a neuron with h = 0 adds exactly nothing. So leaving such neurons out changes no bit. */
-#define KERN_BLOCK 256
+#define KERN_BLOCK   256
+#define KERN_COLUMNS 128
 
 struct kern_down_rows {
     const uint8_t *rows; /* neuron i's part at rows + i*stride, 64-byte aligned */
@@ -76,8 +77,8 @@ struct kern_down {
     size_t (*group_bytes)(int64_t d);  /* of one plane, multiples of 64; NULL (supers also: 0) without */
     size_t (*super_bytes)(int64_t d);
     /* y[c] += Σ_i h[i]·down[first + list[i]][c] for c in [c0, c1). first: a multiple of KERN_BLOCK; list:
-     * ascending, each below KERN_BLOCK; c0, c1: multiples of 64, or c1 = d. scratch: 64-byte aligned,
-     * scratch_bytes(d) long. */
+     * ascending, each below KERN_BLOCK; c0, c1: multiples of KERN_COLUMNS, or c1 = d. scratch: 64-byte
+     * aligned, scratch_bytes(d) long. */
     void (*add)(float *y, const struct kern_down_rows *w, int64_t first, const uint16_t *list, const float *h,
                 int64_t count, int64_t d, int64_t c0, int64_t c1, void *scratch);
     size_t (*scratch_bytes)(int64_t d);
@@ -85,8 +86,8 @@ struct kern_down {
 
 /* The layouts themselves, the same for every tier. SPLIT: takes a block-quantised matrix of d rows of f
  * columns (src, row_bytes apart) apart. Writes the parts of the file's neurons [i0, i1) (multiples of 256, or
- * i1 = f) for rows [c0, c1) (multiples of 64, or c1 = d): neuron i of the file to w.rows + at[i]*stride (at
- * NULL: i), and the planes of their groups. Ranges may be done by different threads. */
+ * i1 = f) for rows [c0, c1) (multiples of KERN_COLUMNS, or c1 = d): neuron i of the file to w.rows +
+ * at[i]*stride (at NULL: i), and the planes of their groups. Ranges may be done by different threads. */
 struct kern_split_dst {
     uint8_t *rows, *groups, *supers;
     size_t stride;
@@ -94,8 +95,8 @@ struct kern_split_dst {
 };
 int kern_split(enum dtype type, const struct kern_split_dst *dst, const void *src, size_t row_bytes,
                int64_t d, int64_t f, int64_t i0, int64_t i1, int64_t c0, int64_t c1, struct err *e);
-/* Puts rows [c0, c1) (multiples of 64, or c1 = d) together again, all f columns, in the type's blocks, byte
- * for byte as they were. at: as above. */
+/* Puts rows [c0, c1) (multiples of KERN_COLUMNS, or c1 = d) together again, all f columns, in the type's
+ * blocks, byte for byte as they were. at: as above. */
 int kern_unsplit(enum dtype type, void *dst, size_t row_bytes, const struct kern_down_rows *w,
                  const uint32_t *at, int64_t d, int64_t f, int64_t c0, int64_t c1, struct err *e);
 /* True for the types that have a SPLIT layout: Q8_0, Q4_0, Q4_K, Q5_K, Q6_K. */

@@ -134,33 +134,36 @@ static void put_block(enum dtype t, const struct block *k, uint8_t *b)
     }
 }
 
-/* Codes of 64 columns × 256 neurons, and a byte plane of them on its way. */
+/* Codes of a tile's columns × 256 neurons, and bytes of the neurons' parts on their way. */
 struct tile {
     uint8_t code[DOWN_TILE][256];
     uint8_t bytes[DOWN_TILE][256];
 };
 
-/* Byte j of a neuron's part of this tile for all n neurons; each line is one pass over contiguous bytes. */
+/* Bytes of n neurons' parts of this tile; each line is one pass over contiguous codes. */
 static void pack_low(enum dtype t, struct tile *k, int n)
 {
     if (t == DT_Q8_0) {
         memcpy(k->bytes, k->code, sizeof k->bytes);
         return;
     }
-    for (int j = 0; j < 32; j++)
-        for (int i = 0; i < n; i++)
-            k->bytes[j][i] = (uint8_t)((k->code[j][i] & 15) | k->code[j + 32][i] << 4);
+    for (int b = 0; b < 64; b++) {
+        const uint8_t *even = k->code[32 * (b % 4) + b / 4], *odd = k->code[32 * (b % 4) + 16 + b / 4];
+        for (int i = 0; i < n; i++) k->bytes[b][i] = (uint8_t)((even[i] & 15) | odd[i] << 4);
+    }
 }
 
 static void pack_high(enum dtype t, struct tile *k, int n)
 {
-    int per = t == DT_Q5_K ? 8 : 4, width = t == DT_Q5_K ? 1 : 2, lines = DOWN_TILE / per;
-    for (int j = 0; j < lines; j++)
-        for (int i = 0; i < n; i++) {
-            int v = 0;
-            for (int m = 0; m < per; m++) v |= (k->code[j + m * lines][i] >> 4) << m * width;
-            k->bytes[j][i] = (uint8_t)v;
+    bool five = t == DT_Q5_K;
+    for (int b = 0; b < (five ? 16 : 32); b++) {
+        memset(k->bytes[b], 0, (size_t)n);
+        for (int m = 0; m < (five ? 8 : 4); m++) {
+            int c = five ? 16 * (b / 2) + 8 * (b % 2) + m : 16 * (4 * (b % 2) + m) + b / 2;
+            for (int i = 0; i < n; i++)
+                k->bytes[b][i] |= (uint8_t)((k->code[c][i] >> 4) << (five ? m : 2 * m));
         }
+    }
 }
 
 static int refuse(enum dtype t, struct err *e)

@@ -24,37 +24,83 @@ SIMD void down_announce(const struct kern_down_rows *w, int64_t first, const uin
             _mm_prefetch((const char *)w->rows + (size_t)(first + list[i]) * w->stride + b, _MM_HINT_T0);
 }
 
-/* acc += h · codes of one tile. */
-SIMD void down_add_codes(enum dtype t, vf acc[DOWN_LINES], float h, const uint8_t *part, int64_t tile,
-                         int64_t tiles)
+/* Sums of W lanes of a tile: field k of each. */
+struct down_acc {
+    vf k[8];
+};
+
+/* What one neuron multiplies its codes with. AVX-512 looks products with 4-bit codes up: its permutation
+ * reads the low four bits of each lane. */
+SIMD vf down_factor(enum dtype t, float h)
 {
-    int8_t q[DOWN_TILE];
-    const void *codes = q;
-    if (t == DT_Q8_0)
-        codes = part + (size_t)tile * DOWN_TILE;
-    else
-        down_codes(t, q, part, tile, tiles);
-    for (int v = 0; v < DOWN_LINES; v++)
-        acc[v] = vf_fma(vf_set(h), vf_load_i8((const int8_t *)codes + v * W), acc[v]);
+#ifdef __AVX512F__
+    if (t == DT_Q4_0 || t == DT_Q4_K) {
+        vf codes = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        return vf_mul(vf_add(codes, vf_set(t == DT_Q4_0 ? -8.0f : 0.0f)), vf_set(h));
+    }
+#endif
+    (void)t;
+    return vf_set(h);
 }
 
-/* y += the group's scales · acc − the group's minima · sum, one tile. */
-SIMD void down_scale(enum dtype t, float *y, const vf acc[DOWN_LINES], float sum, const uint8_t *plane,
-                     const uint8_t *super, int64_t c, int64_t pad)
+/* acc += h · codes of lanes [lane, lane + W) of a tile. */
+SIMD void down_add_codes(enum dtype t, struct down_acc *acc, vf h, const uint8_t *part, int64_t tile,
+                         int64_t tiles, int lane)
 {
-    for (int v = 0; v < DOWN_LINES; v++) {
-        int64_t j = c + v * W;
-        vf a = vf_load(y + v * W);
+    const uint8_t *low = part + (size_t)tile * down_low_bytes(t);
+    if (t == DT_Q8_0) {
+        for (int k = 0; k < 8; k++)
+            acc->k[k] = vf_fma(h, vf_load_i8((const int8_t *)low + 16 * k + lane), acc->k[k]);
+        return;
+    }
+    const uint8_t *high = part + (size_t)tiles * down_low_bytes(t) + (size_t)tile * down_high_bytes(t);
+    vi x = vi_load(low + 4 * lane), two = t == DT_Q6_K ? vi_load_u16(high + 2 * lane) : x;
+    for (int k = 0; k < 8; k++) {
+        vi q = vi_shift(x, 4 * k);
+#ifdef __AVX512F__
+        if (t == DT_Q4_0 || t == DT_Q4_K) {
+            acc->k[k] = vf_add(acc->k[k], _mm512_permutexvar_ps(q, h));
+            continue;
+        }
+#endif
+        q = vi_and(q, 15);
+        if (t == DT_Q5_K) q = vi_or_shifted(q, vi_bits((uint32_t)ref_u16(high + 2 * k) >> lane), 4);
+        if (t == DT_Q6_K) q = vi_or_shifted(q, vi_and(vi_shift(two, 2 * k), 3), 4);
+        if (t == DT_Q4_0) q = vi_sub(q, 8);
+        if (t == DT_Q6_K) q = vi_sub(q, 32);
+        acc->k[k] = vf_fma(h, vf_from_vi(q), acc->k[k]);
+    }
+}
+
+/* y += the group's scales · acc − the group's minima · sum; y is the tile's, c its first column. */
+SIMD void down_scale(enum dtype t, float *y, const struct down_acc *acc, float sum, const uint8_t *plane,
+                     const uint8_t *super, int64_t c, int64_t pad, int lane)
+{
+    for (int k = 0; k < 8; k++) {
+        int64_t j = c + 16 * k + lane;
+        vf a = vf_load(y + 16 * k + lane);
         if (!down_is_k(t)) {
-            a = vf_fma(vf_load_f16(plane + 2 * j), acc[v], a);
+            a = vf_fma(vf_load_f16(plane + 2 * j), acc->k[k], a);
         } else {
-            a = vf_fma(vf_mul(vf_load_f16(super + 2 * j), vf_load_i8(plane + j)), acc[v], a);
+            a = vf_fma(vf_mul(vf_load_f16(super + 2 * j), vf_load_i8(plane + j)), acc->k[k], a);
             if (t != DT_Q6_K) {
                 vf low = vf_mul(vf_load_f16(super + 2 * (pad + j)), vf_load_i8(plane + pad + j));
                 a = vf_fnma(low, vf_set(sum), a);
             }
         }
-        vf_store(y + v * W, a);
+        vf_store(y + 16 * k + lane, a);
+    }
+}
+
+/* Neurons of one group on one tile. */
+SIMD void down_run_tile(enum dtype t, float *y, const uint8_t *const *part, const vf *h, int64_t n, float sum,
+                        const uint8_t *plane, const uint8_t *super, int64_t c, int64_t tiles)
+{
+    for (int lane = 0; lane < 16; lane += W) {
+        struct down_acc acc;
+        for (int k = 0; k < 8; k++) acc.k[k] = vf_set(0.0f);
+        for (int64_t i = 0; i < n; i++) down_add_codes(t, &acc, h[i], part[i], c / DOWN_TILE, tiles, lane);
+        down_scale(t, y, &acc, sum, plane, super, c, tiles * DOWN_TILE, lane);
     }
 }
 
@@ -62,29 +108,30 @@ SIMD void down_add_split(enum dtype t, float *y, const struct kern_down_rows *w,
                          const uint16_t *list, const float *h, int64_t count, int64_t d, int64_t c0,
                          int64_t c1)
 {
-    int64_t tiles = down_tiles(d), pad = tiles * DOWN_TILE;
+    int64_t tiles = down_tiles(d);
     const uint16_t *group_of = w->group_of + first;
     for (int64_t begin = 0, end; begin < count; begin = end) {
         int g = group_of[list[begin]];
+        const uint8_t *part[32];
+        vf factor[32];
         float sum = 0.0f;
-        for (end = begin; end < count && group_of[list[end]] == g; end++) sum += h[end];
+        for (end = begin; end < count && end < begin + 32 && group_of[list[end]] == g; end++) {
+            part[end - begin] = w->rows + (size_t)(first + list[end]) * w->stride;
+            factor[end - begin] = down_factor(t, h[end]);
+            sum += h[end];
+        }
         const uint8_t *plane = w->groups + (size_t)g * down_plane_bytes(t, d);
         const uint8_t *super =
             down_is_k(t) ? w->supers + (size_t)(g / (256 / down_group(t))) * down_super_bytes(t, d) : NULL;
         down_announce(w, first, list, end, count);
         for (int64_t c = c0; c < c1; c += DOWN_TILE) {
-            vf acc[DOWN_LINES];
-            for (int v = 0; v < DOWN_LINES; v++) acc[v] = vf_set(0.0f);
-            for (int64_t i = begin; i < end; i++)
-                down_add_codes(t, acc, h[i], w->rows + (size_t)(first + list[i]) * w->stride, c / DOWN_TILE,
-                               tiles);
             if (c1 - c >= DOWN_TILE) {
-                down_scale(t, y + c, acc, sum, plane, super, c, pad);
+                down_run_tile(t, y + c, part, factor, end - begin, sum, plane, super, c, tiles);
             } else { /* y ends inside the tile; the planes do not */
-                float part[DOWN_TILE] = {0};
-                memcpy(part, y + c, (size_t)(c1 - c) * sizeof *part);
-                down_scale(t, part, acc, sum, plane, super, c, pad);
-                memcpy(y + c, part, (size_t)(c1 - c) * sizeof *part);
+                float some[DOWN_TILE] = {0};
+                memcpy(some, y + c, (size_t)(c1 - c) * sizeof *some);
+                down_run_tile(t, some, part, factor, end - begin, sum, plane, super, c, tiles);
+                memcpy(y + c, some, (size_t)(c1 - c) * sizeof *some);
             }
         }
     }

@@ -145,6 +145,42 @@ SIMD void vf_store_i8(void *p, vf v)
     _mm_storeu_si128(p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
 }
 
+/* Lanes of 32 bits. */
+typedef __m512i vi;
+SIMD vi vi_load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+SIMD vi vi_load_u16(const void *p)
+{
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(p));
+}
+SIMD vi vi_shift(vi v, int right)
+{
+    return _mm512_srl_epi32(v, _mm_cvtsi32_si128(right));
+}
+SIMD vi vi_and(vi v, int bits)
+{
+    return _mm512_and_si512(v, _mm512_set1_epi32(bits));
+}
+SIMD vi vi_or_shifted(vi v, vi high, int left)
+{
+    return _mm512_or_si512(v, _mm512_sll_epi32(high, _mm_cvtsi32_si128(left)));
+}
+SIMD vi vi_sub(vi v, int x)
+{
+    return _mm512_sub_epi32(v, _mm512_set1_epi32(x));
+}
+/* Bit i of `bits` in lane i, as 0 or 1. */
+SIMD vi vi_bits(uint32_t bits)
+{
+    return _mm512_maskz_set1_epi32((__mmask16)bits, 1);
+}
+SIMD vf vf_from_vi(vi v)
+{
+    return _mm512_cvtepi32_ps(v);
+}
+
 SIMD float vf_sum(vf v)
 {
     return _mm512_reduce_add_ps(v);
@@ -358,6 +394,43 @@ SIMD void vf_store_i8(void *p, vf v)
     __m256i i = _mm256_cvtps_epi32(v);
     __m128i s = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
     _mm_storel_epi64(p, _mm_packs_epi16(s, s));
+}
+
+/* Lanes of 32 bits. */
+typedef __m256i vi;
+SIMD vi vi_load(const void *p)
+{
+    return _mm256_loadu_si256(p);
+}
+SIMD vi vi_load_u16(const void *p)
+{
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128(p));
+}
+SIMD vi vi_shift(vi v, int right)
+{
+    return _mm256_srl_epi32(v, _mm_cvtsi32_si128(right));
+}
+SIMD vi vi_and(vi v, int bits)
+{
+    return _mm256_and_si256(v, _mm256_set1_epi32(bits));
+}
+SIMD vi vi_or_shifted(vi v, vi high, int left)
+{
+    return _mm256_or_si256(v, _mm256_sll_epi32(high, _mm_cvtsi32_si128(left)));
+}
+SIMD vi vi_sub(vi v, int x)
+{
+    return _mm256_sub_epi32(v, _mm256_set1_epi32(x));
+}
+/* Bit i of `bits` in lane i, as 0 or 1. */
+SIMD vi vi_bits(uint32_t bits)
+{
+    __m256i each = _mm256_srlv_epi32(_mm256_set1_epi32((int)bits), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_and_si256(each, _mm256_set1_epi32(1));
+}
+SIMD vf vf_from_vi(vi v)
+{
+    return _mm256_cvtepi32_ps(v);
 }
 
 SIMD float vf_sum(vf v)
