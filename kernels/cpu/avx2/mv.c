@@ -1,8 +1,6 @@
 /* The avx2 tier's weights × vector (decoding). */
 #include "kernels/cpu/avx2/mv.h"
 
-#include <string.h>
-
 void avx2_mv_init(struct kern_ops *ops)
 {
     if (cpu_facts()->avx_vnni)
@@ -10,7 +8,7 @@ void avx2_mv_init(struct kern_ops *ops)
     else
         avx2_mv_blocks(ops);
     avx2_mv_floats(ops);
-    memset(ops->planes, 0, sizeof ops->planes); /* those below read another form of x */
+    avx2_mv_planes(ops);
 }
 
 void avx2_mv_madd_init(struct kern_ops *ops)

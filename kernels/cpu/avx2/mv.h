@@ -10,6 +10,8 @@ void avx2_mv_blocks(struct kern_ops *ops);
 void avx2_mv_blocks_vnni(struct kern_ops *ops);
 /* F32, F16, BF16: float activations. */
 void avx2_mv_floats(struct kern_ops *ops);
+/* The gate in two planes, with the tokens of either. */
+void avx2_mv_planes(struct kern_ops *ops);
 
 enum {
     X_AVX2_BLOCKS = X_FIRST_AVX2, /* mv_blocks.c */

@@ -5,4 +5,5 @@ void avx512_mv_init(struct kern_ops *ops)
 {
     avx512_mv_blocks(ops);
     avx512_mv_floats(ops);
+    avx512_mv_planes(ops);
 }

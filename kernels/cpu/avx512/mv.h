@@ -9,6 +9,8 @@
 void avx512_mv_blocks(struct kern_ops *ops);
 /* F32, F16, BF16: float activations. */
 void avx512_mv_floats(struct kern_ops *ops);
+/* The gate in two planes, with the tokens of either. */
+void avx512_mv_planes(struct kern_ops *ops);
 
 enum {
     X_AVX512_BLOCKS = X_FIRST_AVX512, /* mv_blocks.c */
