@@ -55,7 +55,7 @@ tap.check("tokens of a text", bench("-f", text, "-p", "64", "-n", "1", "-r", "1"
 text.write_text("too short")
 for args, word in [(["-f", text, "-p", "64"], "tokens"), (["-p", "x"], "'x'"), (["-p", "1,,2"], "1,,2"), (["-p", "-3"], "-3"),
                    (["-p", "0", "-n", "0"], "nothing to measure"), (["-p", "100", "-c", "50"], "too short"),
-                   (["--json", "--md"], "exclude"), (["--mode", "exact"], "dense"), (["--membw"], "no model"),
+                   (["--json", "--md"], "exclude"), (["--mode", "exact"], "zero"), (["--membw"], "no model"),
                    (["-r", "0"], "range")]:
     out = bench(*args)
     tap.check(f"refused: {' '.join(map(str, args))}", out.returncode == 2 and word in out.stderr and not out.stdout, out)
