@@ -166,10 +166,27 @@ static void pack_high(enum dtype t, struct tile *k, int n)
     }
 }
 
-static int refuse(enum dtype t, struct err *e)
+/* Types and ranges that a layout can hold. */
+static int check(enum dtype t, int64_t d, int64_t f, int64_t i0, int64_t i1, int64_t c0, int64_t c1,
+                 struct err *e)
 {
-    return err_set(e, ERR_UNSUPPORTED, "%s has no layout by neuron that keeps its blocks",
-                   dtype_name((uint32_t)t));
+    if (!kern_can_split(t))
+        return err_set(e, ERR_UNSUPPORTED, "%s has no layout by neuron that keeps its blocks",
+                       dtype_name((uint32_t)t));
+    const int64_t block = dtype_info((uint32_t)t)->block;
+    if (d < 1 || f < 1 || f % block)
+        return err_set(
+            e, ERR_ARG,
+            "a down matrix of %lld × %lld %s: expected at least one row, and columns in multiples of "
+            "%lld",
+            (long long)d, (long long)f, dtype_name((uint32_t)t), (long long)block);
+    if (i0 < 0 || i1 < i0 || i1 > f || i0 % KERN_BLOCK || (i1 % KERN_BLOCK && i1 != f))
+        return err_set(e, ERR_ARG, "neurons %lld to %lld of %lld: expected multiples of %d, or the end",
+                       (long long)i0, (long long)i1, (long long)f, KERN_BLOCK);
+    if (c0 < 0 || c1 < c0 || c1 > d || c0 % DOWN_TILE || (c1 % DOWN_TILE && c1 != d))
+        return err_set(e, ERR_ARG, "rows %lld to %lld of %lld: expected multiples of %d, or the end",
+                       (long long)c0, (long long)c1, (long long)d, DOWN_TILE);
+    return 0;
 }
 
 /* Planes of the groups and the super-block of one block of the file, column c. */
@@ -212,10 +229,10 @@ static void take_planes(enum dtype t, const struct kern_down_rows *w, struct blo
 int kern_split(enum dtype t, const struct kern_split_dst *dst, const void *src, size_t row_bytes, int64_t d,
                int64_t f, int64_t i0, int64_t i1, int64_t c0, int64_t c1, struct err *e)
 {
-    if (!kern_can_split(t)) return refuse(t, e);
+    int bad = check(t, d, f, i0, i1, c0, c1, e);
+    if (bad < 0) return bad;
     const struct dtype_info *info = dtype_info((uint32_t)t);
     const size_t low = down_low_bytes(t), high = down_high_bytes(t);
-    (void)f;
     for (int64_t first = i0; first < i1; first += 256) {
         int n = i1 - first < 256 ? (int)(i1 - first) : 256;
         for (int64_t c = c0; c < c1; c += DOWN_TILE) {
@@ -231,7 +248,11 @@ int kern_split(enum dtype t, const struct kern_split_dst *dst, const void *src, 
                     put_planes(t, dst, &one, d, first + i, c + j);
                 }
             }
-            for (int j = rows; j < DOWN_TILE; j++) memset(k.code[j], 0, 256);
+            static const struct block none;
+            for (int j = rows; j < DOWN_TILE; j++) { /* padding */
+                memset(k.code[j], 0, 256);
+                for (int i = 0; i < n; i += (int)info->block) put_planes(t, dst, &none, d, first + i, c + j);
+            }
             size_t tile = (size_t)(c / DOWN_TILE), behind = (size_t)down_tiles(d) * low;
             pack_low(t, &k, n);
             for (int i = 0; i < n; i++) {
@@ -254,7 +275,8 @@ int kern_split(enum dtype t, const struct kern_split_dst *dst, const void *src, 
 int kern_unsplit(enum dtype t, void *dst, size_t row_bytes, const struct kern_down_rows *w,
                  const uint32_t *at, int64_t d, int64_t f, int64_t c0, int64_t c1, struct err *e)
 {
-    if (!kern_can_split(t)) return refuse(t, e);
+    int bad = check(t, d, f, 0, f, c0, c1, e);
+    if (bad < 0) return bad;
     const struct dtype_info *info = dtype_info((uint32_t)t);
     const int zero = t == DT_Q4_0 ? 8 : t == DT_Q6_K ? 32 : 0;
     int64_t tiles = down_tiles(d);

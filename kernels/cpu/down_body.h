@@ -2,8 +2,8 @@
  * and AVX-512.
  *
  * A run of neurons of one group (SPLIT), or four neurons (ROW), goes through the columns together: a tile's
- * sums stay in registers, and each neuron is a stream of its own that is read forward. The next neurons'
- * first lines are fetched while these are computed, since nothing else announces where they lie. */
+ * sums stay in registers, and each neuron is a stream of its own that is read forward. Meanwhile the next
+ * neurons' lines are fetched at the same pace, since nothing else announces where they lie. */
 #ifndef KERNELS_CPU_DOWN_BODY_H
 #define KERNELS_CPU_DOWN_BODY_H
 
@@ -13,16 +13,34 @@
 #include "kernels/down.h"
 #include "kernels/kernels.h"
 
-enum { DOWN_LINES = DOWN_TILE / W, DOWN_AHEAD = 4, DOWN_FIRST = 512 };
+enum {
+    DOWN_LINES = DOWN_TILE / W,
+    DOWN_AHEAD = 12 << 10,  /* bytes of the next neurons that are fetched meanwhile: they stay in L1 */
+    DOWN_PLANE_AHEAD = 1024 /* planes are read forward: bytes to the line that is fetched */
+};
 
-/* The beginnings of the neurons that come next. */
-SIMD void down_announce(const struct kern_down_rows *w, int64_t first, const uint16_t *list, int64_t at,
-                        int64_t count)
+/* Where the listed neurons' parts lie. */
+SIMD void down_parts(const uint8_t *part[KERN_BLOCK], const struct kern_down_rows *w, int64_t first,
+                     const uint16_t *list, int64_t count)
 {
-    for (int64_t i = at; i < at + DOWN_AHEAD && i < count; i++)
-        for (int b = 0; b < DOWN_FIRST; b += 64)
-            _mm_prefetch((const char *)w->rows + (size_t)(first + list[i]) * w->stride + b, _MM_HINT_T0);
+    for (int64_t i = 0; i < count; i++) part[i] = w->rows + (size_t)(first + list[i]) * w->stride;
 }
+
+/* Bytes [from, from + bytes) of parts [i0, i1) into the first-level cache. */
+SIMD void down_fetch(const uint8_t *const *part, int64_t i0, int64_t i1, size_t from, size_t bytes)
+{
+    for (int64_t i = i0; i < i1; i++)
+        for (size_t b = 0; b < bytes; b += 64) _mm_prefetch((const char *)part[i] + from + b, _MM_HINT_T0);
+}
+
+/* How many neurons make DOWN_AHEAD. */
+SIMD int64_t down_neurons_ahead(size_t bytes)
+{
+    size_t n = DOWN_AHEAD / bytes;
+    return n < 2 ? 2 : n > 8 ? 8 : (int64_t)n;
+}
+
+/* ---- SPLIT ---- */
 
 /* Sums of W lanes of a tile: field k of each. */
 struct down_acc {
@@ -92,14 +110,15 @@ SIMD void down_scale(enum dtype t, float *y, const struct down_acc *acc, float s
     }
 }
 
-/* Neurons of one group on one tile. */
+/* Neurons of one group on one tile; silent: h = 0 for all of them. */
 SIMD void down_run_tile(enum dtype t, float *y, const uint8_t *const *part, const vf *h, int64_t n, float sum,
-                        const uint8_t *plane, const uint8_t *super, int64_t c, int64_t tiles)
+                        bool silent, const uint8_t *plane, const uint8_t *super, int64_t c, int64_t tiles)
 {
     for (int lane = 0; lane < 16; lane += W) {
         struct down_acc acc;
         for (int k = 0; k < 8; k++) acc.k[k] = vf_set(0.0f);
         for (int64_t i = 0; i < n; i++) down_add_codes(t, &acc, h[i], part[i], c / DOWN_TILE, tiles, lane);
+        if (silent) continue; /* not even a zero times a scale that is no number is added */
         down_scale(t, y, &acc, sum, plane, super, c, tiles * DOWN_TILE, lane);
     }
 }
@@ -108,33 +127,63 @@ SIMD void down_add_split(enum dtype t, float *y, const struct kern_down_rows *w,
                          const uint16_t *list, const float *h, int64_t count, int64_t d, int64_t c0,
                          int64_t c1)
 {
-    int64_t tiles = down_tiles(d);
+    const size_t low = down_low_bytes(t), high = down_high_bytes(t), wide = down_is_k(t) ? 1 : 2;
+    const int64_t tiles = down_tiles(d), pad = tiles * DOWN_TILE;
+    const int64_t ahead = down_neurons_ahead(down_split_bytes(t, d));
     const uint16_t *group_of = w->group_of + first;
+    const uint8_t *part[KERN_BLOCK];
+    vf factor[KERN_BLOCK];
+    down_parts(part, w, first, list, count);
+    int64_t fetched = 0; /* neurons before this one have been fetched, or are being used */
     for (int64_t begin = 0, end; begin < count; begin = end) {
         int g = group_of[list[begin]];
-        const uint8_t *part[32];
-        vf factor[32];
+        bool silent = true;
         float sum = 0.0f;
-        for (end = begin; end < count && end < begin + 32 && group_of[list[end]] == g; end++) {
-            part[end - begin] = w->rows + (size_t)(first + list[end]) * w->stride;
+        for (end = begin; end < count && group_of[list[end]] == g; end++) {
             factor[end - begin] = down_factor(t, h[end]);
             sum += h[end];
+            silent = silent && h[end] == 0.0f;
         }
         const uint8_t *plane = w->groups + (size_t)g * down_plane_bytes(t, d);
         const uint8_t *super =
             down_is_k(t) ? w->supers + (size_t)(g / (256 / down_group(t))) * down_super_bytes(t, d) : NULL;
-        down_announce(w, first, list, end, count);
+        int64_t from = fetched > end ? fetched : end, to = end + ahead < count ? end + ahead : count;
+        if (to > fetched) fetched = to;
         for (int64_t c = c0; c < c1; c += DOWN_TILE) {
-            if (c1 - c >= DOWN_TILE) {
-                down_run_tile(t, y + c, part, factor, end - begin, sum, plane, super, c, tiles);
-            } else { /* y ends inside the tile; the planes do not */
-                float some[DOWN_TILE] = {0};
+            const size_t k = (size_t)(c / DOWN_TILE), at = k * high;
+            down_fetch(part, from, to, k * low, low);
+            if (high && at % 64 == 0) down_fetch(part, from, to, (size_t)tiles * low + at, 64);
+            down_fetch(&plane, 0, 1, wide * (size_t)c + DOWN_PLANE_AHEAD, wide * DOWN_TILE);
+            if (t == DT_Q4_K || t == DT_Q5_K)
+                down_fetch(&plane, 0, 1, (size_t)(pad + c) + DOWN_PLANE_AHEAD, DOWN_TILE);
+            /* y may end inside the tile; the planes do not */
+            const bool whole = c1 - c >= DOWN_TILE;
+            float some[DOWN_TILE], *to_y = y + c;
+            if (!whole) {
+                memset(some, 0, sizeof some);
                 memcpy(some, y + c, (size_t)(c1 - c) * sizeof *some);
-                down_run_tile(t, some, part, factor, end - begin, sum, plane, super, c, tiles);
-                memcpy(y + c, some, (size_t)(c1 - c) * sizeof *some);
+                to_y = some;
             }
+            down_run_tile(t, to_y, part + begin, factor, end - begin, sum, silent, plane, super, c, tiles);
+            if (!whole) memcpy(y + c, some, (size_t)(c1 - c) * sizeof *some);
         }
     }
+}
+
+/* ---- ROW ---- */
+
+/* A neuron's factor: weights are masked and h is −0 where h = 0, so that the product is −0, which changes
+ * nothing, whatever the weight. */
+struct down_factor {
+    vf h, mask;
+};
+
+SIMD struct down_factor down_factor_of(float h)
+{
+    uint32_t all = h == 0.0f ? 0 : 0xffffffff;
+    float mask;
+    memcpy(&mask, &all, sizeof mask);
+    return (struct down_factor){vf_set(h == 0.0f ? -0.0f : h), vf_set(mask)};
 }
 
 SIMD vf down_floats(enum dtype t, const uint8_t *row, int64_t c)
@@ -144,65 +193,98 @@ SIMD vf down_floats(enum dtype t, const uint8_t *row, int64_t c)
 }
 
 /* R neurons, one after the other, on one tile. */
-SIMD void down_row_tile(enum dtype t, int R, float *y, const uint8_t *const row[4], const float *h, int64_t c)
+SIMD void down_row_tile(enum dtype t, int R, float *y, const uint8_t *const *row, const struct down_factor *f,
+                        int64_t c)
 {
     for (int v = 0; v < DOWN_LINES; v++) {
         vf a = vf_load(y + v * W);
-        for (int r = 0; r < R; r++) a = vf_fma(vf_set(h[r]), down_floats(t, row[r], c + v * W), a);
+        for (int r = 0; r < R; r++)
+            a = vf_fma(f[r].h, vf_and(down_floats(t, row[r], c + v * W), f[r].mask), a);
         vf_store(y + v * W, a);
     }
 }
 
-SIMD void down_row_some(enum dtype t, int R, float *y, const uint8_t *const row[4], const float *h,
-                        int64_t c0, int64_t c1)
+/* Columns [c0, c1) of R rows to y, which belongs to column c0; meanwhile the same of rows [i0, i1) of `next`
+ * is fetched. */
+SIMD void down_row_some(enum dtype t, int R, float *y, const uint8_t *const *row, const struct down_factor *f,
+                        int64_t c0, int64_t c1, const uint8_t *const *next, int64_t i0, int64_t i1)
 {
+    const size_t size = t == DT_F32 ? 4 : 2;
     int64_t c = c0;
-    for (; c + DOWN_TILE <= c1; c += DOWN_TILE) down_row_tile(t, R, y + c, row, h, c);
+    for (; c + DOWN_TILE <= c1; c += DOWN_TILE, y += DOWN_TILE) {
+        down_fetch(next, i0, i1, (size_t)c * size, DOWN_TILE * size);
+        down_row_tile(t, R, y, row, f, c);
+    }
     if (c < c1) {
-        float part[DOWN_TILE] = {0};
-        memcpy(part, y + c, (size_t)(c1 - c) * sizeof *part);
-        down_row_tile(t, R, part, row, h, c);
-        memcpy(y + c, part, (size_t)(c1 - c) * sizeof *part);
+        float rest[DOWN_TILE] = {0};
+        memcpy(rest, y, (size_t)(c1 - c) * sizeof *rest);
+        down_row_tile(t, R, rest, row, f, c);
+        memcpy(y, rest, (size_t)(c1 - c) * sizeof *rest);
     }
 }
 
 SIMD void down_add_floats(enum dtype t, float *y, const struct kern_down_rows *w, int64_t first,
                           const uint16_t *list, const float *h, int64_t count, int64_t c0, int64_t c1)
 {
-    const uint8_t *row[4];
-    int64_t i = 0;
-    for (; i + 4 <= count; i += 4) {
-        for (int r = 0; r < 4; r++) row[r] = w->rows + (size_t)(first + list[i + r]) * w->stride;
-        down_announce(w, first, list, i + 4, count);
-        down_row_some(t, 4, y, row, h + i, c0, c1);
-    }
-    for (; i < count; i++) {
-        row[0] = w->rows + (size_t)(first + list[i]) * w->stride;
-        down_row_some(t, 1, y, row, h + i, c0, c1);
+    const uint8_t *part[KERN_BLOCK];
+    down_parts(part, w, first, list, count);
+    for (int64_t i = 0; i < count;) {
+        const int64_t R = count - i >= 4 ? 4 : 1, next = i + R, to = next + 4 < count ? next + 4 : count;
+        struct down_factor f[4];
+        for (int64_t r = 0; r < R; r++) f[r] = down_factor_of(h[i + r]);
+        if (R == 4) /* the last ones have been fetched by then */
+            down_row_some(t, 4, y + c0, part + i, f, c0, c1, part, next, to);
+        else
+            down_row_some(t, 1, y + c0, part + i, f, c0, c1, part, 0, 0);
+        i = next;
     }
 }
 
-/* Rows of blocks are decoded a piece at a time, then added. */
+/* The tier's own: 256 values of a piece of blocks in their order, as unpack.h reads it. False: it has no such
+ * type. */
+static bool down_decode_piece(enum dtype t, float *out, const uint8_t *piece);
+
+/* The piece of a row that begins at column c (a multiple of 256); columns from d on are anything. */
+SIMD void down_piece(enum dtype t, float *out, const uint8_t *row, int64_t c, int64_t d)
+{
+    const struct dtype_info *info = dtype_info((uint32_t)t);
+    const uint8_t *from = row + (size_t)(c / info->block) * info->bytes;
+    uint8_t whole[512];
+    int64_t n = d - c < 256 ? d - c : 256;
+    if (n < 256) { /* nothing behind the row is read */
+        memset(whole, 0, sizeof whole);
+        memcpy(whole, from, (size_t)(n / info->block) * info->bytes);
+        from = whole;
+    }
+    if (!down_decode_piece(t, out, from)) ref_decode(t, out, from, n);
+}
+
+/* Rows of blocks become floats a piece at a time, four neurons of them, then they are added. */
 static void down_add_blocks(enum dtype t, float *y, const struct kern_down_rows *w, int64_t first,
                             const uint16_t *list, const float *h, int64_t count, int64_t d, int64_t c0,
                             int64_t c1)
 {
     const struct dtype_info *info = dtype_info((uint32_t)t);
-    float piece[256];
-    const uint8_t *row[4] = {(const uint8_t *)piece};
-    for (int64_t i = 0; i < count; i++) {
-        const uint8_t *from = w->rows + (size_t)(first + list[i]) * w->stride;
-        for (int64_t c = c0; c < c1;) {
-            int64_t start = c / 256 * 256, n = d - start < 256 ? d - start : 256;
-            int64_t end = start + n < c1 ? start + n : c1;
-            ref_decode(t, piece, from + (size_t)(start / info->block) * info->bytes, n);
-            if (end - c == 256) {
-                down_row_some(DT_F32, 1, y + start, row, h + i, 0, 256);
-            } else {
-                for (int64_t j = c; j < end; j++) y[j] = __builtin_fmaf(h[i], piece[j - start], y[j]);
-            }
-            c = end;
+    const size_t bytes = 256 / info->block * info->bytes;
+    float piece[4][256];
+    const uint8_t *rows[4], *part[KERN_BLOCK];
+    for (int r = 0; r < 4; r++) rows[r] = (const uint8_t *)piece[r];
+    memset(piece, 0, sizeof piece);
+    down_parts(part, w, first, list, count);
+    for (int64_t i = 0; i < count;) {
+        const int64_t R = count - i >= 4 ? 4 : 1, next = i + R, to = next + 4 < count ? next + 4 : count;
+        struct down_factor f[4];
+        for (int64_t r = 0; r < R; r++) f[r] = down_factor_of(h[i + r]);
+        for (int64_t c = c0 / 256 * 256; c < c1; c += 256) {
+            int64_t begin = c < c0 ? c0 - c : 0, end = c1 - c < 256 ? c1 - c : 256;
+            if (R == 4) down_fetch(part, next, to, (size_t)(c / 256) * bytes, bytes);
+            for (int64_t r = 0; r < R; r++) down_piece(t, piece[r], part[i + r], c, d);
+            if (R == 4)
+                down_row_some(DT_F32, 4, y + c + begin, rows, f, begin, end, rows, 0, 0);
+            else
+                down_row_some(DT_F32, 1, y + c + begin, rows, f, begin, end, rows, 0, 0);
         }
+        i = next;
     }
 }
 

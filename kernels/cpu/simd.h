@@ -91,6 +91,11 @@ SIMD vf vf_select(vm m, vf a, vf b)
 {
     return _mm512_mask_blend_ps(m, b, a);
 }
+/* Bits of a that are set in mask. */
+SIMD vf vf_and(vf a, vf mask)
+{
+    return _mm512_and_ps(a, mask);
+}
 SIMD vf vf_copysign(vf size, vf sign)
 {
     return _mm512_or_ps(_mm512_andnot_ps(_mm512_set1_ps(-0.0f), size),
@@ -333,6 +338,11 @@ SIMD vm vm_and(vm a, vm b)
 SIMD vf vf_select(vm m, vf a, vf b)
 {
     return _mm256_blendv_ps(b, a, m);
+}
+/* Bits of a that are set in mask. */
+SIMD vf vf_and(vf a, vf mask)
+{
+    return _mm256_and_ps(a, mask);
 }
 SIMD vf vf_copysign(vf size, vf sign)
 {

@@ -77,6 +77,9 @@ int main(int argc, char **argv)
     check_bits(&k);
     check_few(&k);
     check_planes(&k);
+    check_listed(&k);
+    check_down(&k);
+    check_split(&k);
     check_vec(&k);
     check_attn(&k);
     return tap_done(&k.tap);

@@ -14,8 +14,13 @@ static void add_split(enum dtype t, float *y, const struct kern_down_rows *w, in
     const uint16_t *group_of = w->group_of + first;
     for (int64_t begin = 0, end; begin < count; begin = end) {
         int g = group_of[list[begin]];
+        bool silent = true;
         double sum = 0.0;
-        for (end = begin; end < count && group_of[list[end]] == g; end++) sum += (double)h[end];
+        for (end = begin; end < count && group_of[list[end]] == g; end++) {
+            sum += (double)h[end];
+            silent = silent && h[end] == 0.0f;
+        }
+        if (silent) continue; /* not even a zero times a scale that is no number is added */
         const uint8_t *plane = w->groups + (size_t)g * down_plane_bytes(t, d);
         const uint8_t *super =
             down_is_k(t) ? w->supers + (size_t)(g / (256 / down_group(t))) * down_super_bytes(t, d) : NULL;
@@ -46,6 +51,7 @@ static void add_row(enum dtype t, float *y, const struct kern_down_rows *w, int6
                     float *row)
 {
     for (int64_t i = 0; i < count; i++) {
+        if (h[i] == 0.0f) continue; /* adds nothing, whatever its weights */
         ref_decode(t, row, w->rows + (size_t)(first + list[i]) * w->stride, d);
         for (int64_t c = c0; c < c1; c++) y[c] = (float)((double)y[c] + (double)h[i] * (double)row[c]);
     }
