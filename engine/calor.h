@@ -74,6 +74,8 @@ typedef struct {
     const char
         *activation; /* overrides the FFN activation: "silu", "relu", "fatrelu:0.01" …; NULL: the file's */
     enum calor_layout layout;
+    int planes; /* 1, with a layout by neuron: gates of F16, BF16 and Q8_0 lie in a coarse and a fine plane,
+                   so that most neurons are proved off by half of the bytes */
     /* Progress of long loading, 0…1; a non-zero return cancels. May be NULL. Called from the opening thread.
      */
     int (*progress)(double done, void *arg);
@@ -94,6 +96,7 @@ typedef struct {
     uint64_t parameters;
     uint64_t weight_bytes; /* of the tensors in the file */
     int threads;
+    int planes;    /* its gates lie in planes */
     int by_neuron; /* the FFN is laid out by neuron */
     int has_zeros; /* silent neurons are exactly zero: CALOR_EXACT can run */
 } calor_model_info;
@@ -158,14 +161,17 @@ enum calor_mode {
     CALOR_DENSE_FAST, /* every neuron, the fastest arithmetic for each batch size */
     CALOR_EXACT, /* neurons whose gate is zero are left out: the bits of CALOR_DENSE on the same layout for
                     up to 4 tokens at once; more are multiplied densely, as CALOR_DENSE_FAST does */
+    CALOR_SURE,  /* as exact on gates in planes, by a statistical bound of five standard deviations, which
+                    holds  at any width: a neuron at the threshold is missed with a chance of 3e-7 */
     CALOR_THRESHOLD, /* neurons with |h|·‖down's row‖ below their layer's epsilon are left out (ReLU² Wins'
                         definition of an active neuron): lossy, for any activation */
 };
 typedef struct {
-    uint32_t context;     /* tokens of KV cache, allocated up front; 0: the model's context, at most 4096 */
-    uint32_t batch;       /* most tokens computed at once; 0: 512 */
-    const char *kv;       /* "f16" (default), "q8_0" (head size a multiple of 32), "f32" */
-    enum calor_mode mode; /* default: CALOR_AUTO. CALOR_EXACT and CALOR_THRESHOLD need a model by neuron */
+    uint32_t context; /* tokens of KV cache, allocated up front; 0: the model's context, at most 4096 */
+    uint32_t batch;   /* most tokens computed at once; 0: 512 */
+    const char *kv;   /* "f16" (default), "q8_0" (head size a multiple of 32), "f32" */
+    enum calor_mode
+        mode; /* default: CALOR_AUTO. CALOR_EXACT, CALOR_SURE and CALOR_THRESHOLD need a model by neuron */
     const float *epsilon; /* CALOR_THRESHOLD: one a layer, ≥ 0; copied */
 } calor_session_settings;
 CALOR_API calor_session_settings calor_session_default(void);
@@ -202,6 +208,7 @@ CALOR_API void calor_session_describe(const calor_session *s, calor_session_info
  * by neuron. Shares: active/neurons, listed/neurons. CALOR_EARG for a layer the model does not have. */
 typedef struct {
     uint64_t neurons; /* tokens × neurons of the layer */
+    uint64_t exact;   /* neurons whose gate was computed exactly: all, or the screen's candidates */
     uint64_t listed;  /* neurons whose up and down rows were read */
     uint64_t active;  /* neurons that are active: h ≠ 0, in CALOR_THRESHOLD also not below epsilon */
     uint64_t bytes;   /* weights read for up to 4 tokens at once, each token's for itself */

@@ -22,8 +22,30 @@ static void sift(const struct pass *p, const struct team_member *t, const struct
     uint64_t active = 0;
     for (int64_t i = 0; i < n; i++) active += h[i] != 0.0f;
     c->neurons += (uint64_t)n;
+    c->exact += (uint64_t)n;
     c->listed += (uint64_t)n;
     c->active += active;
+}
+
+/* Rows of the gate, put together first where it lies in planes. */
+static void gate_rows(const struct pass *p, struct team_member *t, const struct layer *l,
+                      const struct product *gate, const struct product_range *r, int64_t T, float *y,
+                      int64_t ldy)
+{
+    if (!l->by.screen) {
+        product_rows(p, t, gate, r->begin, r->end, T, y, ldy);
+        return;
+    }
+    struct mat some = *gate->w;
+    struct product part = *gate;
+    some.data = p->s->workers[t->ith].panel;
+    part.w = &some;
+    for (int64_t i = r->begin; i < r->end; i += NEURON_UNIT) {
+        int64_t n = r->end - i < NEURON_UNIT ? r->end - i : NEURON_UNIT;
+        neurons_gate_rows(p->m, (uint32_t)(l - p->m->layers), i, n, p->s->workers[t->ith].panel);
+        if (gate->bias) part.bias = gate->bias + i;
+        product_rows(p, t, &part, 0, n, T, y + (i - r->begin), ldy);
+    }
 }
 
 /* h = act(gate x) ⊙ up x, rows of gate and up by the same thread while both are in its cache. */
@@ -33,19 +55,15 @@ static void hidden(const struct pass *p, struct team_member *t, const struct lay
     const struct calor_model *m = p->m;
     int64_t f = m->hp.ffn;
     struct product parts[2] = {{.w = &l->up, .bias = l->up_b}, {.w = &l->gate, .bias = l->gate_b}};
-    int n_parts = l->gate.data ? 2 : 1;
+    int n_parts = l->gate.n ? 2 : 1;
     product_prepare(p, t, parts, n_parts, in, m->hp.width, T, &l->ffn_norm);
     struct product_range r;
     float *tile = p->s->workers[t->ith].tile;
     while (product_next(p, t, parts, 1, T, &r)) {
         int64_t n = r.end - r.begin;
         float *h = p->s->h + r.begin;
-        if (n_parts == 2) {
-            product_rows(p, t, &parts[1], r.begin, r.end, T, h, f);
-            product_rows(p, t, &parts[0], r.begin, r.end, T, tile, n);
-        } else {
-            product_rows(p, t, &parts[0], r.begin, r.end, T, h, f);
-        }
+        gate_rows(p, t, l, &parts[n_parts - 1], &r, T, h, f);
+        if (n_parts == 2) product_rows(p, t, &parts[0], r.begin, r.end, T, tile, n);
         for (int64_t i = 0; i < T; i++)
             m->ops->act(h + i * f, h + i * f, n_parts == 2 ? tile + i * n : NULL, n, m->act.kind,
                         m->act.param);

@@ -26,7 +26,7 @@ struct inputs {
 
 size_t ffn_neurons_input_bytes(const struct layer *l, int64_t T)
 {
-    const struct mat *g = l->gate.data ? &l->gate : &l->up;
+    const struct mat *g = l->gate.n ? &l->gate : &l->up;
     size_t bytes = g->mv->x_bytes(g->n, 1);
     if (l->up.mv->x_format != g->mv->x_format) bytes += l->up.mv->x_bytes(l->up.n, 1);
     return bytes * (size_t)T;
@@ -36,7 +36,7 @@ static void prepare(const struct pass *p, const struct team_member *t, const str
                     int64_t T, struct inputs *x)
 {
     const struct worker *w = &p->s->workers[t->ith];
-    const struct mat *g = l->gate.data ? &l->gate : &l->up;
+    const struct mat *g = l->gate.n ? &l->gate : &l->up;
     int64_t d = p->m->hp.width;
     uint8_t *at = w->xp;
     for (int64_t k = 0; k < T; k++) {
@@ -61,22 +61,75 @@ struct test {
 static struct test test_of(const struct pass *p)
 {
     const struct activation *a = &p->m->act;
-    bool skip = p->s->mode == CALOR_EXACT || (p->s->mode == CALOR_THRESHOLD && activation_has_zeros(a));
+    bool skip = p->s->mode == CALOR_EXACT || p->s->mode == CALOR_SURE ||
+                (p->s->mode == CALOR_THRESHOLD && activation_has_zeros(a));
     return (struct test){.all = !skip,
                          .at_least = a->kind == KERN_FATRELU,
                          .least = a->kind == KERN_FATRELU ? a->param : 0.0f};
 }
 
-static int list_gates(const struct test *test, const float *g, int64_t n, uint16_t first, uint16_t *list,
-                      float *kept)
+/* Of n gates at places `at` of a unit that begins `first` into its block, those that pass. */
+static int list_gates(const struct test *test, const float *g, const uint16_t *at, int64_t n, uint16_t first,
+                      uint16_t *list, float *kept)
 {
     int count = 0;
     for (int64_t i = 0; i < n; i++) {
         bool off = test->at_least ? g[i] < test->least : g[i] <= test->least;
-        list[count] = (uint16_t)(first + i);
+        list[count] = (uint16_t)(first + at[i]);
         kept[count] = g[i];
         count += !off || test->all;
     }
+    return count;
+}
+
+/* What the plane screen knows of each token. */
+struct screen {
+    struct kern_plane_x x[NEURON_TOKENS];
+    struct kern_plane_bound bound[NEURON_TOKENS];
+    bool on; /* neurons may be screened off; else every gate is computed, from both planes */
+};
+
+static void screen_make(const struct pass *p, const struct team_member *t, const struct layer *l,
+                        const struct test *test, const struct inputs *x, int64_t T, struct screen *s)
+{
+    float *values = p->s->workers[t->ith].norm; /* the normed inputs are prepared by now */
+    int64_t d = p->m->hp.width;
+    s->on = !test->all && test->least >= 0.0f;
+    for (int64_t k = 0; k < T && s->on; k++) {
+        l->by.screen->x_values(values, x->gate[k], d);
+        kern_plane_x_make(&s->x[k], values, d);
+        s->bound[k] =
+            kern_plane_bound_make(&s->x[k], p->s->mode == CALOR_SURE ? 5.0 : 0.0, true, test->least);
+    }
+}
+
+/* The gates of neurons [i, i + n) that the coarse plane does not rule out: their places in the unit and
+ * values. Returns how many; adds the bytes read. */
+static int64_t screened(const struct pass *p, const struct team_member *t, const struct layer *l,
+                        const struct product *gate, const struct screen *s, int64_t k, int64_t i, int64_t n,
+                        uint16_t *list, float *g, uint64_t *bytes)
+{
+    const struct worker *w = &p->s->workers[t->ith];
+    const struct neurons *by = &l->by;
+    enum dtype type = gate->w->type;
+    int64_t d = gate->w->n, count = n;
+    const float *bias = gate->bias ? gate->bias + i : NULL;
+    if (s->on) {
+        float z[NEURON_UNIT], e[NEURON_UNIT];
+        by->screen->coarse(z, &by->planes, i, n, d, gate->xp, w->scratch);
+        for (int j = 0; j < s->x[k].extremes; j++) {
+            kern_plane_column(type, e, &by->planes, i, n, d, s->x[k].channel[j]);
+            kern_plane_add_column(z, e, s->x[k].value[j], n);
+        }
+        *bytes += (uint64_t)n * (by->planes.coarse_stride + 64 * (uint64_t)s->x[k].extremes);
+        count = kern_plane_candidates(list, z, bias, by->planes.rows + i, n, &s->bound[k]);
+    } else {
+        for (int64_t j = 0; j < n; j++) list[j] = (uint16_t)j;
+        *bytes += (uint64_t)n * by->planes.coarse_stride;
+    }
+    *bytes += (uint64_t)count * by->planes.fine_stride;
+    by->screen->listed(g, &by->planes, i, list, count, d, gate->xp, w->scratch);
+    for (int64_t j = 0; bias && j < count; j++) g[j] += bias[list[j]];
     return count;
 }
 
@@ -85,25 +138,33 @@ static void gates(const struct pass *p, struct team_member *t, const struct laye
 {
     struct calor_session *s = p->s;
     const struct worker *w = &s->workers[t->ith];
-    bool gated = l->gate.data != NULL;
+    bool gated = l->gate.n > 0;
     struct product part = {
         .w = gated ? &l->gate : &l->up, .bias = gated ? l->gate_b : l->up_b, .unit = NEURON_UNIT};
     part.k = part.w->mv;
-    const size_t gate_bytes = part.w->row_bytes;
     const struct test test = test_of(p);
     int64_t f = p->m->hp.ffn, units = neuron_units(f);
-    uint64_t *bytes = &w->counts[l - p->m->layers].bytes;
+    calor_ffn_counts *counts = &w->counts[l - p->m->layers];
+    struct screen screen = {0};
+    if (l->by.screen) screen_make(p, t, l, &test, x, T, &screen);
     struct product_range r;
     while (product_next(p, t, &part, 1, 1, &r))
         for (int64_t i = r.begin; i < r.end; i += NEURON_UNIT)
             for (int64_t k = 0; k < T; k++) {
-                int64_t n = r.end - i < NEURON_UNIT ? r.end - i : NEURON_UNIT, u = i / NEURON_UNIT;
-                *bytes += (uint64_t)n * gate_bytes;
+                int64_t n = r.end - i < NEURON_UNIT ? r.end - i : NEURON_UNIT, u = i / NEURON_UNIT, found = n;
+                uint16_t *list = w->block->list;
+                float *g = w->block->gate;
                 part.xp = x->gate[k];
-                product_rows(p, t, &part, i, i + n, 1, w->block->gate, n);
-                s->listed[k * units + u] =
-                    (uint16_t)list_gates(&test, w->block->gate, n, (uint16_t)(i % KERN_BLOCK),
-                                         s->list + k * f + i, s->h + k * f + i);
+                if (l->by.screen) {
+                    found = screened(p, t, l, &part, &screen, k, i, n, list, g, &counts->bytes);
+                } else {
+                    product_rows(p, t, &part, i, i + n, 1, g, n);
+                    for (int64_t j = 0; j < n; j++) list[j] = (uint16_t)j;
+                    counts->bytes += (uint64_t)n * part.w->row_bytes;
+                }
+                counts->exact += (uint64_t)found;
+                s->listed[k * units + u] = (uint16_t)list_gates(
+                    &test, g, list, found, (uint16_t)(i % KERN_BLOCK), s->list + k * f + i, s->h + k * f + i);
             }
 }
 
@@ -131,7 +192,7 @@ static int64_t activations(const struct pass *p, struct team_member *t, uint32_t
     struct block_work *w = wk->block;
     int64_t first = block * KERN_BLOCK;
     const float *up = NULL;
-    if (l->gate.data) {
+    if (l->gate.n) {
         l->up.mv->listed(w->up, l->up.data + (size_t)first * l->up.row_bytes, l->up.row_bytes, w->list, n,
                          l->up.n, xp, wk->scratch);
         for (int64_t i = 0; l->up_b && i < n; i++) w->up[i] += l->up_b[first + w->list[i]];

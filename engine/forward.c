@@ -202,13 +202,18 @@ int forward_plan(struct calor_session *s, struct err *e)
         const struct layer *l = &m->layers[i];
         count(&need, s, (const struct mat *[]){&l->q, &l->k, &l->v}, 3);
         count(&need, s, (const struct mat *[]){&l->o}, 1);
-        count(&need, s, (const struct mat *[]){&l->up, &l->gate}, l->gate.data ? 2 : 1);
+        count(&need, s, (const struct mat *[]){&l->up, &l->gate}, l->gate.n ? 2 : 1);
         if (l->by.kind) {
             int64_t few = s->batch < NEURON_TOKENS ? s->batch : NEURON_TOKENS;
             need.by_neuron = true;
             need.own = more(need.own, ffn_neurons_input_bytes(l, few));
             need.scratch = more(need.scratch, l->by.kind->scratch_bytes(m->hp.width));
             need.panel = more(need.panel, NEURON_PANEL * l->down.row_bytes + 64);
+            if (l->by.screen) {
+                const struct mat *g = neurons_gate(&m->layers[i]);
+                need.panel = more(need.panel, NEURON_UNIT * g->row_bytes + 64);
+                need.scratch = more(need.scratch, l->by.screen->scratch_bytes(g->n));
+            }
         }
         if (!l->down_by_neuron) count(&need, s, (const struct mat *[]){&l->down}, 1);
         by_neuron |= l->down_by_neuron;

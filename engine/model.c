@@ -165,7 +165,8 @@ int calor_model_open(calor_model **out, const char *path, const calor_model_sett
     }
     if (weights_bind(m, s, &e) < 0) goto fail;
     if (make_frequencies(m, &e) < 0) goto fail;
-    if (by_neuron(m, s) && neurons_lay_out(m, s->progress, s->progress_arg, &e) < 0) goto fail;
+    if (by_neuron(m, s) && neurons_lay_out(m, s->planes != 0, s->progress, s->progress_arg, &e) < 0)
+        goto fail;
     if (s->progress && s->progress(1.0, s->progress_arg)) {
         err_set(&e, ERR_CANCELLED, "%s: loading was cancelled", path);
         goto fail;
@@ -214,6 +215,7 @@ void calor_model_describe(const calor_model *m, calor_model_info *info)
         .parameters = m->parameters,
         .weight_bytes = m->weight_bytes,
         .by_neuron = m->layers[0].by.kind != NULL,
+        .planes = m->layers[0].by.screen != NULL,
         .has_zeros = activation_has_zeros(&m->act),
         .threads = team_size(m->team),
     };

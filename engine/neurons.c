@@ -31,6 +31,7 @@ enum turning {
 
 struct job {
     struct calor_model *m;
+    const struct mat *gate; /* to be taken apart into planes, or NULL */
     struct layer *l;
     enum turning how;
     uint8_t *bundle;
@@ -39,6 +40,7 @@ struct job {
     const uint8_t *up, *down; /* the file's */
     struct err *errs;         /* one a thread */
     atomic_int failed;
+    bool planes;
 };
 
 static enum turning turning_of(const struct layer *l)
@@ -90,7 +92,14 @@ static void lay_out_part(struct team_member *t, void *arg)
     const struct layer *l = j->l;
     int64_t d = j->m->hp.width, f = j->m->hp.ffn, tiles = j->how == TURN_COPY ? 0 : (d + TILE - 1) / TILE;
     int64_t copies = (f + TILE - 1) / TILE, k;
-    while (team_next(t, SLOT_TILES, tiles + copies, 1, &k)) {
+    while (team_next(t, SLOT_TILES, tiles + (j->gate ? 2 : 1) * copies, 1, &k)) {
+        if (k >= tiles + copies) {
+            int64_t i0 = (k - tiles - copies) * TILE, i1 = i0 + TILE < f ? i0 + TILE : f;
+            if (kern_planes_split(j->gate->type, &l->by.planes, j->gate->data, j->gate->row_bytes, d, i0, i1,
+                                  NULL, &j->errs[t->ith]) < 0)
+                atomic_store(&j->failed, 1);
+            continue;
+        }
         if (k < tiles) {
             int64_t c0 = k * TILE, c1 = c0 + TILE < d ? c0 + TILE : d;
             if (j->how == TURN_FLOATS) turn_floats(j, c0, c1, float_bytes(l->down.type));
@@ -136,6 +145,34 @@ static size_t up64(size_t n)
     return (n + 63) / 64 * 64;
 }
 
+struct mat *neurons_gate(struct layer *l)
+{
+    return l->gate.n ? &l->gate : &l->up;
+}
+
+/* Room for the gate's planes, where the type has some. */
+static int make_planes(struct job *j, struct err *e)
+{
+    struct calor_model *m = j->m;
+    struct neurons *by = &j->l->by;
+    struct mat *g = neurons_gate(j->l);
+    int64_t f = m->hp.ffn, d = m->hp.width;
+    by->planes.coarse_stride = kern_plane_coarse_bytes(g->type, d);
+    by->planes.fine_stride = kern_plane_fine_bytes(g->type, d);
+    if (!m->ops->planes[g->type] || !by->planes.coarse_stride)
+        return err_set(e, ERR_UNSUPPORTED,
+                       "a gate of type %s has no coarse plane: the plane screen takes F16, BF16 and Q8_0",
+                       dtype_name((uint32_t)g->type));
+    by->planes.coarse = allocate(m, (size_t)f * by->planes.coarse_stride + 64);
+    by->planes.fine = allocate(m, (size_t)f * by->planes.fine_stride + 64);
+    by->planes.rows = model_alloc(m, (size_t)f * sizeof *by->planes.rows);
+    if (!by->planes.coarse || !by->planes.fine || !by->planes.rows)
+        return err_set(e, ERR_NOMEM, "no memory for the planes of a layer's gate");
+    by->screen = m->ops->planes[g->type];
+    j->gate = g;
+    return 0;
+}
+
 static int lay_out_layer(struct job *j, struct err *e)
 {
     struct calor_model *m = j->m;
@@ -143,7 +180,7 @@ static int lay_out_layer(struct job *j, struct err *e)
     struct neurons *by = &l->by;
     const struct kern_ops *ops = m->ops;
     int64_t d = m->hp.width, f = m->hp.ffn;
-    bool gated = l->gate.data != NULL;
+    bool gated = l->gate.n > 0;
     j->how = turning_of(l);
     by->type = j->how == TURN_DECODE ? DT_F16 : l->down.type;
     const struct kern_down *kind = j->how == TURN_SPLIT ? ops->down_split[by->type] : ops->down_row[by->type];
@@ -174,6 +211,9 @@ static int lay_out_layer(struct job *j, struct err *e)
     for (int64_t i = 0; group_of && i < f; i++) group_of[i] = (uint16_t)(i / kind->group);
     j->up = l->up.data;
     j->down = l->down.data;
+    j->gate = NULL;
+    int r = j->planes ? make_planes(j, e) : 0;
+    if (r < 0) return r;
     atomic_store(&j->failed, 0);
     team_run(m->team, lay_out_part, j);
     for (int i = 0; i < team_size(m->team); i++)
@@ -181,6 +221,10 @@ static int lay_out_layer(struct job *j, struct err *e)
             *e = j->errs[i];
             return e->code;
         }
+    if (j->gate) {
+        release(m, j->gate);
+        neurons_gate(l)->data = NULL;
+    }
     release(m, &l->down);
     if (gated) {
         release(m, &l->up);
@@ -206,13 +250,14 @@ static int lay_out_layer(struct job *j, struct err *e)
     return 0;
 }
 
-int neurons_lay_out(struct calor_model *m, int (*progress)(double, void *), void *arg, struct err *e)
+int neurons_lay_out(struct calor_model *m, bool planes, int (*progress)(double, void *), void *arg,
+                    struct err *e)
 {
     int threads = team_size(m->team), r = 0;
     if (m->hp.ffn > NEURON_MOST)
         return err_set(e, ERR_UNSUPPORTED, "%u neurons a layer: at most %d can be laid out by neuron",
                        m->hp.ffn, NEURON_MOST);
-    struct job j = {.m = m, .errs = calloc((size_t)threads, sizeof *j.errs)};
+    struct job j = {.m = m, .planes = planes, .errs = calloc((size_t)threads, sizeof *j.errs)};
     if (!j.errs) return err_set(e, ERR_NOMEM, "no memory for %d threads", threads);
     bool rounded = false;
     for (uint32_t i = 0; i < m->hp.layers && r == 0; i++) {
@@ -291,6 +336,17 @@ int neurons_norms(struct calor_model *m, struct err *e)
 }
 
 /* ---- Rows again ---- */
+
+void neurons_gate_rows(const struct calor_model *m, uint32_t layer, int64_t i, int64_t n, uint8_t *dst)
+{
+    struct layer *l = &m->layers[layer];
+    const struct mat *g = neurons_gate(l);
+    struct kern_planes_at w = l->by.planes;
+    w.coarse += (size_t)i * w.coarse_stride;
+    w.fine += (size_t)i * w.fine_stride;
+    w.rows += i;
+    kern_planes_join(g->type, dst, g->row_bytes, &w, g->n, 0, n, NULL, NULL);
+}
 
 void neurons_panel(const struct calor_model *m, uint32_t layer, int64_t c0, int64_t c1, uint8_t *dst)
 {

@@ -2,14 +2,16 @@
  * to engine/.
  *
  * gate stays where the file has it: its rows are neurons already, and all of them are read for every token.
- * up and down lie side by side, one bundle a neuron (64-byte aligned: up's row, then down's part), since they
- * are read together or not at all. down is turned by the kernels' SPLIT layout where the file quantises it
- * along the neurons, by ROW otherwise. */
+ * Or it is taken apart into a coarse and a fine plane (kernels.h), of which the second is read for candidates
+ * only. up and down lie side by side, one bundle a neuron (64-byte aligned: up's row, then down's part),
+ * since they are read together or not at all. down is turned by the kernels' SPLIT layout where the file
+ * quantises it along the neurons, by ROW otherwise. */
 #ifndef ENGINE_NEURONS_H
 #define ENGINE_NEURONS_H
 
 #include "kernels/kernels.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,8 +28,11 @@ struct err;
 struct neurons {
     const struct kern_down *kind; /* NULL: this layer is as in the file */
     struct kern_down_rows down;
-    size_t up_bytes;    /* of up's row in a bundle, 0 without gate */
-    enum dtype type;    /* of down's values as stored */
+    size_t up_bytes; /* of up's row in a bundle, 0 without gate */
+    enum dtype type; /* of down's values as stored */
+    const struct kern_planes
+        *screen; /* the gate lies in two planes: its type's products; NULL: as in the file */
+    struct kern_planes_at planes;
     const float *norms; /* ‖down's row‖₂ of each neuron; NULL until neurons_norms */
 };
 
@@ -44,7 +49,14 @@ static inline int64_t neuron_units(int64_t f)
 /* Lays out every layer, by all threads of the model's team, with progress. Afterwards layer.up points into
  * the bundles, and layer.down has no data but the type and shape that neurons_panel gives. The file's own
  * pages of both are let go. */
-int neurons_lay_out(struct calor_model *m, int (*progress)(double done, void *arg), void *arg, struct err *e);
+int neurons_lay_out(struct calor_model *m, bool planes, int (*progress)(double done, void *arg), void *arg,
+                    struct err *e);
+
+/* The matrix that decides which neurons fire: gate, or up in an FFN without. */
+struct layer;
+struct mat *neurons_gate(struct layer *l);
+/* Rows [i, i + n) of a gate in planes, put together again at dst, row_bytes apart as in the file. */
+void neurons_gate_rows(const struct calor_model *m, uint32_t layer, int64_t i, int64_t n, uint8_t *dst);
 
 /* Computes the norms of all layers where they are not there yet. One thread at a time. */
 int neurons_norms(struct calor_model *m, struct err *e);

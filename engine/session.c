@@ -27,13 +27,16 @@ static int check(const struct calor_model *m, const calor_session_settings *s, s
     bool by_neuron = m->layers[0].by.kind != NULL;
     if ((int)s->mode < CALOR_AUTO || s->mode > CALOR_THRESHOLD)
         return err_set(e, ERR_ARG, "session mode %d is unknown", (int)s->mode);
-    if ((s->mode == CALOR_EXACT || s->mode == CALOR_THRESHOLD) && !by_neuron)
+    if ((s->mode == CALOR_EXACT || s->mode == CALOR_SURE || s->mode == CALOR_THRESHOLD) && !by_neuron)
         return err_set(e, ERR_STATE,
                        "this mode leaves neurons out: it needs a model opened with CALOR_LAYOUT_NEURON");
-    if (s->mode == CALOR_EXACT && !activation_has_zeros(&m->act))
+    if (s->mode == CALOR_SURE && !m->layers[0].by.screen)
+        return err_set(e, ERR_STATE,
+                       "this mode screens gates by their coarse plane: it needs a model opened with planes");
+    if ((s->mode == CALOR_EXACT || s->mode == CALOR_SURE) && !activation_has_zeros(&m->act))
         return err_set(
             e, ERR_ARG,
-            "exact mode leaves out neurons that are exactly zero, and with %s none is: threshold leaves "
+            "this mode leaves out neurons that are exactly zero, and with %s none is: threshold leaves "
             "out small ones, dense none",
             m->act.name);
     if (s->mode == CALOR_THRESHOLD && !s->epsilon)
@@ -204,6 +207,7 @@ int calor_session_ffn(const calor_session *s, uint32_t layer, calor_ffn_counts *
     for (int i = 0; i < team_size(s->m->team) && s->workers[i].counts; i++) {
         const calor_ffn_counts *c = &s->workers[i].counts[layer];
         out->neurons += c->neurons;
+        out->exact += c->exact;
         out->listed += c->listed;
         out->active += c->active;
         out->bytes += c->bytes;

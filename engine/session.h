@@ -17,7 +17,7 @@ struct worker {
     float *norm;   /* the normed inputs behind them */
     float *tile;   /* rows of a product before they are added or multiplied into place: tile_floats */
     struct block_work *block; /* of models by neuron */
-    uint8_t *panel;           /* rows of down put together again */
+    uint8_t *panel;           /* rows of down, or of a gate in planes, put together again */
     calor_ffn_counts *counts; /* one a layer */
 };
 

@@ -28,7 +28,7 @@ static const char *const kv_types[] = {"f16", "q8_0", "f32", NULL};
 struct args {
     const char *model, *prompts, *text, *cpu, *activation;
     int64_t generate, repeats, threads, context, batch;
-    int mode, kv;
+    int mode, kv, screen;
     double seconds;
     bool no_mmap, no_warmup, no_membw, membw, json, md, csv;
 };
@@ -226,6 +226,7 @@ static void add_ffn(struct bench_result *r, const calor_session *s, uint32_t tok
     calor_ffn_counts c;
     open_ffn_counts(s, r->model.layers, &c);
     r->ffn.neurons += c.neurons;
+    r->ffn.exact += c.exact;
     r->ffn.listed += c.listed;
     r->ffn.active += c.active;
     r->ffn.bytes += c.bytes;
@@ -307,6 +308,7 @@ static int bench(struct bench_result *r, calor_model **m, const struct args *a, 
     ss.kv = r->kv;
     ss.mode = (enum calor_mode)a->mode;
     ms.layout = open_layout(a->mode);
+    ms.planes = open_planes(a->mode, a->screen);
     uint64_t start = clock_ns();
     rc = e->code = calor_model_open(m, a->model, &ms, e->msg, sizeof e->msg);
     if (rc == 0) rc = e->code = calor_session_open(&s, *m, &ss, e->msg, sizeof e->msg);
@@ -344,7 +346,9 @@ static int run(const struct cli_command *self, int argc, char **argv)
         {'r', "repeats", CLI_INT, &a.repeats, "N", "measured runs of each kind (default 5)", 1,
          BENCH_MAX_REPEATS},
         {0, "mode", CLI_CHOICE, &a.mode, "MODE",
-         "auto (default), dense, dense-fast or exact: see calor help run", .choices = open_modes},
+         "auto (default), dense, dense-fast, exact or sure: see calor help run", .choices = open_modes},
+        {0, "screen", CLI_CHOICE, &a.screen, "NAME", "none (default) or plane: see calor help run",
+         .choices = open_screens},
         {'t', "threads", CLI_INT, &a.threads, "N", "default: one a physical core", 1, 1024},
         {0, "kv", CLI_CHOICE, &a.kv, "TYPE", "KV cache: f16 (default), q8_0 or f32", .choices = kv_types},
         {'f', "file", CLI_STR, &a.text, "FILE", "take the tokens from this text (default: random ones)"},

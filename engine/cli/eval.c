@@ -163,7 +163,9 @@ static int open_reference(struct eval *v)
         if (strcmp(v->against, open_modes[i]) == 0) {
             calor_model *m = v->model;
             o.mode = i;
-            if ((open_layout(i) == CALOR_LAYOUT_FILE) != (open_layout(v->open.mode) == CALOR_LAYOUT_FILE)) {
+            bool planes = open_planes(v->open.mode, v->open.screen);
+            if ((open_layout(i) == CALOR_LAYOUT_FILE) != (open_layout(v->open.mode) == CALOR_LAYOUT_FILE) ||
+                (i == CALOR_SURE && !planes)) {
                 int status = open_model(&v->ref_model, v->path, &o, &seconds);
                 if (status != CLI_OK) return status;
                 m = v->ref_model;

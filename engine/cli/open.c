@@ -13,16 +13,24 @@
 
 #define TEXT_LIMIT (1ull << 30)
 
-const char *const open_modes[] = {"auto", "dense", "dense-fast", "exact", NULL};
-_Static_assert(CALOR_AUTO == 0 && CALOR_DENSE == 1 && CALOR_DENSE_FAST == 2 && CALOR_EXACT == 3,
+const char *const open_modes[] = {"auto", "dense", "dense-fast", "exact", "sure", NULL};
+_Static_assert(CALOR_AUTO == 0 && CALOR_DENSE == 1 && CALOR_DENSE_FAST == 2 && CALOR_EXACT == 3 &&
+                   CALOR_SURE == 4,
                "names by number");
 const char *const open_kv[] = {"f16", "q8_0", "f32", NULL};
 
+const char *const open_screens[] = {"none", "plane", NULL};
+
+bool open_planes(int mode, int screen)
+{
+    return mode == CALOR_SURE || (screen == 1 && mode != CALOR_DENSE_FAST);
+}
+
 enum calor_layout open_layout(int mode)
 {
-    return mode == CALOR_DENSE_FAST ? CALOR_LAYOUT_FILE
-           : mode == CALOR_EXACT    ? CALOR_LAYOUT_NEURON
-                                    : CALOR_LAYOUT_AUTO;
+    return mode == CALOR_DENSE_FAST                    ? CALOR_LAYOUT_FILE
+           : mode == CALOR_EXACT || mode == CALOR_SURE ? CALOR_LAYOUT_NEURON
+                                                       : CALOR_LAYOUT_AUTO;
 }
 
 void open_ffn_counts(const calor_session *s, uint32_t layers, calor_ffn_counts *sum)
@@ -32,6 +40,7 @@ void open_ffn_counts(const calor_session *s, uint32_t layers, calor_ffn_counts *
         calor_ffn_counts c;
         calor_session_ffn(s, i, &c);
         sum->neurons += c.neurons;
+        sum->exact += c.exact;
         sum->listed += c.listed;
         sum->active += c.active;
         sum->bytes += c.bytes;
@@ -54,8 +63,9 @@ json_t *open_ffn_json(const calor_session *s, uint32_t layers)
         json_array_append_new(list, json_pack("{s:f, s:f}", "sparsity", left_out(c.active, c.neurons),
                                               "skipped", left_out(c.listed, c.neurons)));
     }
-    return json_pack("{s:f, s:f, s:o}", "sparsity", left_out(sum.active, sum.neurons), "skipped",
-                     left_out(sum.listed, sum.neurons), "layers", list);
+    return json_pack("{s:f, s:f, s:f, s:o}", "sparsity", left_out(sum.active, sum.neurons), "screened",
+                     left_out(sum.exact, sum.neurons), "skipped", left_out(sum.listed, sum.neurons), "layers",
+                     list);
 }
 
 static int on_progress(double done, void *arg)
@@ -74,6 +84,7 @@ int open_model(calor_model **out, const char *path, const struct open_options *o
     s.cpu = o->cpu;
     s.activation = o->activation;
     s.layout = open_layout(o->mode);
+    s.planes = open_planes(o->mode, o->screen);
     s.progress = on_progress;
     s.progress_arg = &bar;
     uint64_t t0 = clock_ns();

@@ -13,10 +13,13 @@ struct open_options {
     int64_t threads, context;
     const char *cpu, *activation;
     int mode, kv; /* indices into open_modes, open_kv */
+    int screen;   /* index into open_screens */
     bool no_mmap;
 };
 /* Names as enum calor_mode counts; the last, NULL, stands behind those that need no more than the model. */
-extern const char *const open_modes[], *const open_kv[];
+extern const char *const open_modes[], *const open_kv[], *const open_screens[];
+/* Whether gates have to lie in planes. */
+bool open_planes(int mode, int screen);
 /* The layout that a mode computes on; two modes of one layout can share a model. */
 enum calor_layout open_layout(int mode);
 /* What the FFN did in all layers together. */
@@ -39,12 +42,20 @@ json_t *open_ffn_json(const calor_session *s, uint32_t layers);
          &(o)->mode,                                                                                         \
          "MODE",                                                                                             \
          "auto (default): exact where the activation has zeros, else dense-fast; exact: only the neurons "   \
-         "that fire; dense: all of them, the reference; dense-fast: all, the plain way",                     \
+         "that fire; sure: the same, screened by a statistical bound (F16, BF16, Q8_0); dense: all of "      \
+         "them, the reference; dense-fast: all, the plain way",                                              \
          .choices = open_modes},                                                                             \
         {0, "kv", CLI_CHOICE, &(o)->kv, "TYPE", "KV cache: f16 (default), q8_0, f32", .choices = open_kv},   \
         {0,       "activation",                                                                              \
          CLI_STR, &(o)->activation,                                                                          \
          "NAME",  "the FFN's activation, where the file does not say: relu, fatrelu:0.01 …"},                \
+        {0,                                                                                                  \
+         "screen",                                                                                           \
+         CLI_CHOICE,                                                                                         \
+         &(o)->screen,                                                                                       \
+         "NAME",                                                                                             \
+         "rules neurons out before their gate is computed: none (default), plane (F16, BF16, Q8_0)",         \
+         .choices = open_screens},                                                                           \
         {0, "cpu", CLI_STR, &(o)->cpu, "TIER", "cap on the instruction set: ref, avx2, avx512, amx"},        \
     {                                                                                                        \
         0, "no-mmap", CLI_FLAG, &(o)->no_mmap, NULL,                                                         \

@@ -31,6 +31,12 @@ tap.check("whole prompts are multiplied densely, with the same answers", 0 < man
           many["ffn"]["skipped"] < 0.1, many)
 fast = evaluate("-b", "1", "--mode", "dense-fast", "--against", "dense")
 tap.check("the plain engine agrees", 0 < fast.get("kld_mean", 1) < 1e-3 and "ffn" not in fast, fast)
+sure = evaluate("-b", "1", "--mode", "sure", "--against", "dense")
+tap.check("the statistical bound misses nothing here and spares most gates", sure.get("max_abs_diff") == 0 and
+          0.5 < sure["ffn"]["screened"] <= sure["ffn"]["skipped"] == exact["ffn"]["skipped"], sure)
+certified = evaluate("-b", "1", "--mode", "exact", "--screen", "plane", "--against", "dense")
+tap.check("the certified bound spares fewer", certified.get("max_abs_diff") == 0 and
+          0 < certified["ffn"]["screened"] < sure["ffn"]["screened"], certified)
 # A threshold that drops active neurons shows: the comparison above would have seen it.
 dropped = evaluate("-b", "1", "--activation", "fatrelu:0.9", "--logits", tap.temp() / "dropped.npy", "--mode", "dense")
 other = evaluate("-b", "1", "--against", tap.temp() / "dropped.npy")
@@ -43,7 +49,8 @@ j = json.loads(tap.run("bench", model, "-p", "0", "-n", "8", "-r", "2", "--json"
 k = json.loads(tap.run("bench", model, "-p", "0", "-n", "8", "-r", "2", "--json", "--no-membw", "--mode", "dense-fast").stdout)
 tap.check("bench counts the bytes that a token really reads", j["settings"]["mode"] == "exact" and 0.7 < j["ffn"]["sparsity"] < 1 and
           0.2 < j["model"]["token_bytes"] / k["model"]["token_bytes"] < 0.9 and "ffn" not in k, j["model"])
-for args, word in ((["--mode", "exact", "--activation", "silu"], "silu"), (["--mode", "sparse"], "sparse")):
+for args, word in ((["--mode", "exact", "--activation", "silu"], "silu"), (["--mode", "sparse"], "sparse"),
+                   (["--screen", "planes"], "plane")):
     r = tap.run("run", model, "-p", "a", "-n", "1", *args)
     tap.check(f"refused: {' '.join(args)}", r.returncode in (1, 2) and word in r.stderr, r.stderr)
 tap.done()

@@ -23,6 +23,7 @@ struct how {
     uint32_t batch;
     int threads, no_mmap;
     const float *epsilon;
+    int planes;
 };
 
 /* Logits of all tokens, and what the FFNs did. */
@@ -37,6 +38,7 @@ static void compute(const char *path, const struct how *h, float *out, calor_ffn
     ms.cpu = h->cpu;
     ms.threads = h->threads;
     ms.no_mmap = h->no_mmap;
+    ms.planes = h->planes;
     if (calor_model_open(&m, path, &ms, err, sizeof err)) fail_msg("%s", err);
     calor_session_settings ss = calor_session_default();
     ss.mode = h->mode;
@@ -51,8 +53,9 @@ static void compute(const char *path, const struct how *h, float *out, calor_ffn
         for (uint32_t l = 0; l < 2; l++) {
             calor_ffn_counts c;
             assert_int_equal(calor_session_ffn(s, l, &c), 0);
-            assert_true(c.active <= c.listed && c.listed <= c.neurons);
+            assert_true(c.active <= c.listed && c.listed <= c.exact && c.exact <= c.neurons);
             counts->neurons += c.neurons;
+            counts->exact += c.exact;
             counts->listed += c.listed;
             counts->active += c.active;
             counts->bytes += c.bytes;
@@ -89,7 +92,7 @@ static void check(const char *path, const char *what, const char *activation, co
     struct how dense = {CALOR_LAYOUT_NEURON, CALOR_DENSE, activation, cpu, 1, 1, 0, NULL};
     calor_ffn_counts all, some;
     compute(path, &dense, want, &all);
-    assert_true(all.listed == all.neurons && all.neurons == 2 * 768 * TOKENS);
+    assert_true(all.listed == all.neurons && all.neurons == 2 * 768 * TOKENS && all.exact == all.neurons);
     struct how exact = dense;
     exact.mode = CALOR_EXACT;
     const uint32_t batches[] = {1, 3, 4};
@@ -194,6 +197,61 @@ static void test_odd_shapes(void **state)
     }
 }
 
+/* Gates in two planes: the same bits with and without a screen, fewer exact gates, fewer bytes. */
+static void check_planes(const char *path, const char *what, const char *activation, const char *cpu)
+{
+    struct how dense = {CALOR_LAYOUT_NEURON, CALOR_DENSE, activation, cpu, 1, 1, 0, NULL, 0}, plain = dense;
+    calor_ffn_counts whole, all, some;
+    compute(path, &dense, want, NULL);
+    plain.mode = CALOR_EXACT;
+    compute(path, &plain, got, &whole);
+    struct how h = dense;
+    h.planes = 1;
+    for (int i = 0; i < 5; i++) {
+        h.mode = i < 1 ? CALOR_DENSE : i < 3 ? CALOR_EXACT : CALOR_SURE;
+        h.batch = i % 2 ? 1 : 4;
+        h.threads = 1 + i % 3;
+        h.no_mmap = i == 2;
+        compute(path, &h, got, i == 0 ? &all : &some);
+        if (!same(want, got)) fail_msg("%s, %s, %s: planes change bits (%d)", what, activation, cpu, i);
+        if (i == 0) continue;
+        assert_true(some.active == whole.active && some.listed == whole.listed);
+        assert_true(some.exact <= all.exact && all.exact == all.neurons);
+    }
+    bool few = strcmp(activation, "fatrelu:2") == 0; /* about a tenth of the neurons is active */
+    if (!(some.exact < some.neurons * 3 / 4 && (!few || some.bytes < whole.bytes)))
+        fail_msg("%s, %s: %llu of %llu gates exact, %llu of %llu bytes", what, cpu,
+                 (unsigned long long)some.exact, (unsigned long long)some.neurons,
+                 (unsigned long long)some.bytes, (unsigned long long)whole.bytes);
+    h.batch = TOKENS;
+    compute(path, &h, got, NULL);
+    plain.batch = TOKENS;
+    compute(path, &plain, want, NULL);
+    assert_true(same(want, got)); /* many tokens: rows put together again */
+}
+
+static void test_planes(void **state)
+{
+    (void)state;
+    struct err e;
+    const char *path = in_dir("model.gguf");
+    const enum dtype split[] = {DT_F16, DT_BF16, DT_Q8_0};
+    for (int t = 0; t < 3; t++) {
+        struct tiny s = by_type(split[t]);
+        s.bias = t != 1;
+        OK(tiny_write(path, &s, &e));
+        for (int c = 0; c < 3; c++)
+            check_planes(path, dtype_name(split[t]), c == t ? "relu" : "fatrelu:2", tiers[c]);
+        s.arch = "opt";
+        s.gated = false;
+        s.layer_norm = s.bias = s.learned = true;
+        s.kv_heads = s.heads;
+        s.ffn = 544;
+        OK(tiny_write(path, &s, &e));
+        check_planes(path, "ungated", "relu2", tiers[t]);
+    }
+}
+
 static void test_threshold(void **state)
 {
     (void)state;
@@ -260,7 +318,27 @@ static void test_refused(void **state)
     refused(path, CALOR_LAYOUT_NEURON, "silu", CALOR_EXACT, NULL, CALOR_EARG, "silu");
     refused(path, CALOR_LAYOUT_NEURON, "silu", CALOR_THRESHOLD, NULL, CALOR_EARG, "epsilon");
     refused(path, CALOR_LAYOUT_NEURON, "silu", CALOR_THRESHOLD, bad, CALOR_EARG, "layer 1");
+    refused(path, CALOR_LAYOUT_NEURON, "relu", CALOR_SURE, NULL, CALOR_ESTATE, "planes");
     refused(path, CALOR_LAYOUT_AUTO, "silu", (enum calor_mode)17, NULL, CALOR_EARG, "17");
+}
+
+/* Types without planes say so when the model is opened. */
+static void test_no_planes(void **state)
+{
+    (void)state;
+    struct err e;
+    const char *path = in_dir("model.gguf");
+    struct tiny s = by_type(DT_Q4_0);
+    OK(tiny_write(path, &s, &e));
+    char err[1000] = "";
+    calor_model *m;
+    calor_model_settings ms = calor_model_default();
+    ms.layout = CALOR_LAYOUT_NEURON;
+    ms.planes = 1;
+    assert_int_equal(calor_model_open(&m, path, &ms, err, sizeof err), CALOR_EUNSUPPORTED);
+    assert_null(m);
+    assert_non_null(strstr(err, "Q4_0"));
+    assert_non_null(strstr(err, "Q8_0"));
 }
 
 static void test_auto(void **state)
@@ -300,6 +378,8 @@ int main(void)
         cmocka_unit_test(test_odd_shapes),
         cmocka_unit_test(test_threshold),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_planes),
+        cmocka_unit_test(test_no_planes),
         cmocka_unit_test(test_auto),
     };
     return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
