@@ -43,7 +43,7 @@ static void job_run(struct team_member *me, void *arg)
 }
 
 /* Seconds of the fastest run. */
-static double best(const struct kt *k, struct team *team, void (*fn)(struct team_member *, void *), void *arg)
+double kt_best(const struct kt *k, struct team *team, void (*fn)(struct team_member *, void *), void *arg)
 {
     double least = INFINITY;
     uint64_t start = clock_ns();
@@ -56,7 +56,7 @@ static double best(const struct kt *k, struct team *team, void (*fn)(struct team
     return least;
 }
 
-static void *big(size_t n)
+void *kt_big(size_t n)
 {
     void *p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {
@@ -95,16 +95,16 @@ static void bench_type(const struct kt *k, struct team *team, enum dtype type, u
             j.T = op ? 512 : 1;
             j.scratch_bytes = (m->scratch_bytes(n) + 63) / 64 * 64;
             int64_t most = op ? 4096 : (int64_t)(STREAM / row_bytes) - 64;
-            j.x = big((size_t)(n * j.T) * sizeof(float));
-            j.xp = big(m->x_bytes(n, j.T));
-            j.y = big((size_t)(most * j.T) * sizeof(float));
-            j.scratch = big(j.scratch_bytes * (size_t)k->threads + 64);
+            j.x = kt_big((size_t)(n * j.T) * sizeof(float));
+            j.xp = kt_big(m->x_bytes(n, j.T));
+            j.y = kt_big((size_t)(most * j.T) * sizeof(float));
+            j.scratch = kt_big(j.scratch_bytes * (size_t)k->threads + 64);
             struct rng rng;
             rng_init(&rng, 1);
             fill_floats(&rng, X_NORMAL, (float *)(uintptr_t)j.x, n * j.T);
             j.rows = most;
             j.chunk = (64 + m->row_group - 1) / m->row_group * m->row_group;
-            double s = best(k, team, job_run, &j);
+            double s = kt_best(k, team, job_run, &j);
             if (op) {
                 double ops_done = 2.0 * (double)j.rows * (double)n * (double)j.T;
                 printf("%-22s %8.1f GOP/s   (4096×%d, 512 tokens: %.1f ms)\n", name, ops_done / s * 1e-9,
@@ -112,7 +112,7 @@ static void bench_type(const struct kt *k, struct team *team, enum dtype type, u
             } else {
                 double gb = (double)j.rows * (double)row_bytes / s * 1e-9;
                 j.rows = (int64_t)(CACHED / row_bytes) / 16 * 16 * k->threads;
-                double c = best(k, team, job_run, &j);
+                double c = kt_best(k, team, job_run, &j);
                 printf("%-22s %8.1f GB/s streamed (%3.0f %% of %.1f)   %8.1f GB/s cached\n", name, gb,
                        100 * gb / bandwidth, bandwidth, (double)j.rows * (double)row_bytes / c * 1e-9);
             }
@@ -174,9 +174,9 @@ static void bench_attn(const struct kt *k, struct team *team, const struct kern_
         j.scratch_bytes = ops->attn_scratch_bytes(j.a.T, j.a.group, 128);
         size_t q_bytes = j.q_floats * (size_t)j.heads * sizeof(float),
                kv_bytes = j.kv_bytes * (size_t)j.heads;
-        float *q = big(q_bytes), *out = big(q_bytes);
-        unsigned char *keys = big(kv_bytes), *values = big(kv_bytes);
-        j.scratch = big(j.scratch_bytes * (size_t)k->threads);
+        float *q = kt_big(q_bytes), *out = kt_big(q_bytes);
+        unsigned char *keys = kt_big(kv_bytes), *values = kt_big(kv_bytes);
+        j.scratch = kt_big(j.scratch_bytes * (size_t)k->threads);
         struct rng rng;
         rng_init(&rng, 3);
         fill_floats(&rng, X_NORMAL, q, (int64_t)(j.q_floats * (size_t)j.heads));
@@ -190,7 +190,7 @@ static void bench_attn(const struct kt *k, struct team *team, const struct kern_
         j.a.out = out;
         j.a.k = keys;
         j.a.v = values;
-        double s = best(k, team, attn_run, &j);
+        double s = kt_best(k, team, attn_run, &j);
         double pairs = ((double)j.a.pos0 + (double)(j.a.T + 1) / 2) * (double)j.a.T;
         double flops = 4 * 128 * pairs * j.a.group * j.heads;
         printf("%-22s T %3d, context %4d, group %d: %7.1f GFLOP/s, %6.1f GB/s of cache, %8.1f us a KV head\n",
@@ -241,7 +241,7 @@ static void bench_vec(const struct kt *k, struct team *team, const struct kern_o
     struct vec_job j = {.ops = ops};
     struct rng rng;
     rng_init(&rng, 5);
-    float *all = big(3 * VEC_N * sizeof(float));
+    float *all = kt_big(3 * VEC_N * sizeof(float));
     fill_floats(&rng, X_NORMAL, all, 3 * VEC_N);
     j.x = all;
     j.y = all + VEC_N;
@@ -250,7 +250,7 @@ static void bench_vec(const struct kt *k, struct team *team, const struct kern_o
         char name[64];
         snprintf(name, sizeof name, "%s %s", ops->name, names[j.op]);
         if (!kt_wanted(k, name)) continue;
-        printf("%-22s %8.3f ns a value\n", name, best(k, team, vec_run, &j) * 1e9 / VEC_N / VEC_TIMES);
+        printf("%-22s %8.3f ns a value\n", name, kt_best(k, team, vec_run, &j) * 1e9 / VEC_N / VEC_TIMES);
     }
     munmap(all, 3 * VEC_N * sizeof(float));
 }
@@ -264,7 +264,7 @@ void bench_all(struct kt *k)
         fprintf(stderr, "%s\n", e.msg);
         exit(1);
     }
-    unsigned char *w = big(STREAM);
+    unsigned char *w = kt_big(STREAM);
     memset(w, 1, STREAM);
     struct membw read;
     if (membw_read(&read, team, 0, 1, &e) != 0) {
@@ -277,6 +277,10 @@ void bench_all(struct kt *k)
     for (int type = 0; type < DT_COUNT; type++)
         if (dtype_info((uint32_t)type) && dtype_info((uint32_t)type)->weights)
             bench_type(k, team, (enum dtype)type, w, bandwidth);
+    memset(w, 0x11, STREAM); /* finite as any type */
+    for (int type = 0; type < DT_COUNT; type++)
+        if (dtype_info((uint32_t)type) && dtype_info((uint32_t)type)->weights)
+            bench_sparse(k, team, (enum dtype)type, w, STREAM);
     for (int t = 1; t < KERN_TIERS; t++) {
         const struct kern_ops *ops = kern_tier((enum kern_tier)t),
                               *below = kern_tier((enum kern_tier)(t - 1));

@@ -74,7 +74,17 @@ void check_down(struct kt *k);
 void check_split(struct kt *k);
 void check_vec(struct kt *k);
 void check_attn(struct kt *k);
+
+/* ---- The benchmark ---- */
+struct team;
+struct team_member;
 void bench_all(struct kt *k);
+/* What a sparse FFN reads, of one type; w: `bytes` of anything finite. */
+void bench_sparse(const struct kt *k, struct team *team, enum dtype type, unsigned char *w, size_t bytes);
+/* Seconds of the fastest of several runs. */
+double kt_best(const struct kt *k, struct team *team, void (*fn)(struct team_member *, void *), void *arg);
+/* Zeroed memory of the system, in huge pages where there are some; munmap it. */
+void *kt_big(size_t n);
 
 /* A number in [0, n). */
 static inline int64_t pick(struct rng *r, int64_t n)
