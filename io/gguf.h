@@ -109,6 +109,12 @@ const struct gguf_tensor *gguf_find_tensor(const struct gguf *f, const char *nam
 int gguf_read_tensor(const struct gguf *f, const struct gguf_tensor *t, uint64_t begin, void *dst, uint64_t n,
                      struct err *e);
 
+/* Which model this is: XXH3-128 over the shards' sizes and metadata (header, keys, tensor directory) and the
+ * first and last 4 KiB of each tensor; docs/profile-format.md has it exactly. The same for every path, mode
+ * and machine. Text: 32 digits and a NUL. */
+int gguf_identity(const struct gguf *f, uint8_t out[16], struct err *e);
+void gguf_identity_text(const uint8_t id[16], char out[33]);
+
 /* ---- Writing: declare metadata and tensors, then stream the tensors' bytes in the declared order. ---- */
 struct gguf_writer;
 int gguf_writer_create(struct gguf_writer **out, const char *path, struct err *e);

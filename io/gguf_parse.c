@@ -358,6 +358,7 @@ static int check_overlaps(struct cursor *c, const struct gguf_tensor *t, uint64_
 static int place_tensors(struct cursor *c, struct gguf *f, int shard, uint64_t first, uint64_t alignment)
 {
     uint64_t n = f->n_tensors - first, data;
+    c->s->meta_end = c->pos;
     if (n == 0) return 0;
     struct gguf_tensor *t = f->tensors + first;
     if (!checked_align(c->pos, alignment, &data)) data = UINT64_MAX;

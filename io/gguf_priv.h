@@ -32,6 +32,7 @@ struct gguf_shard {
     uint64_t size;
     uint8_t *meta;
     uint64_t meta_bytes; /* in use */
+    uint64_t meta_end;   /* where the tensor directory ends */
     uint64_t meta_cap;   /* reserved; 0: meta is from malloc */
     const uint8_t *map;  /* the whole file, or NULL */
     bool map_owned;

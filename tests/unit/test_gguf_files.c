@@ -318,9 +318,84 @@ static void the_reference_set_is_judged_as_expected(void **state)
     assert_int_equal(n, 27);
 }
 
+/* What may vary of a file with two tensors, 40000 and 100 bytes. */
+struct variant {
+    const char *key_value, *tensor;
+    uint64_t dim;
+    int changed; /* byte of the data that is flipped; -1: none */
+    int more;    /* bytes behind the data */
+};
+
+static void write_variant(const char *path, const struct variant *v)
+{
+    static uint8_t data[40032 + 100 + 64];
+    struct strbuf b;
+    for (size_t i = 0; i < sizeof data; i++) data[i] = (uint8_t)(i * 7 + i / 251);
+    if (v->changed >= 0) data[v->changed] ^= 1;
+    strbuf_init(&b);
+    put_header(&b, 2, 1);
+    put_key(&b, "name", GGUF_STR);
+    put_name(&b, v->key_value);
+    put_tensor(&b, v->tensor, DT_I8, v->dim, 40000 / v->dim, 0);
+    put_tensor(&b, "b", DT_I8, 100, 0, 40000);
+    put_pad(&b, 32);
+    strbuf_add(&b, data, (size_t)(40128 + v->more));
+    write_file(path, b.s, b.len);
+    strbuf_finish(&b);
+}
+
+static void identify(const char *path, enum gguf_mode mode, char out[33])
+{
+    struct err e;
+    struct gguf *f;
+    uint8_t id[16];
+    OK(gguf_open(&f, path, mode, &e));
+    OK(gguf_identity(f, id, &e));
+    gguf_identity_text(id, out);
+    gguf_close(&f);
+}
+
+static void identity_tells_models_apart(void **state)
+{
+    (void)state;
+    char id[16][33];
+    int n = 0;
+    const struct variant plain = {"x", "a", 40000, -1, 0};
+    struct variant all[] = {plain, plain, plain, plain, plain, plain, plain, plain, plain, plain};
+    all[1].key_value = "y";
+    all[2].tensor = "c";
+    all[3].dim = 20000;
+    all[4].changed = 0;
+    all[5].changed = 4095;
+    all[6].changed = 40000 - 4096;
+    all[7].changed = 40000 - 1;
+    all[8].changed = 40000 + 50;
+    all[9].more = 1;
+    for (; n < 10; n++) {
+        char mapped[33];
+        write_variant(in_dir("id.gguf"), &all[n]);
+        identify(in_dir("id.gguf"), GGUF_READ, id[n]);
+        identify(in_dir("id.gguf"), GGUF_MMAP, mapped);
+        assert_string_equal(id[n], mapped);
+        for (int k = 0; k < n; k++) assert_string_not_equal(id[n], id[k]);
+    }
+    /* Not: where it lies, and the middle of a tensor (bytes 4096 … n - 4097). */
+    struct variant middle = plain;
+    write_variant(in_dir("elsewhere.gguf"), &plain);
+    identify(in_dir("elsewhere.gguf"), GGUF_MMAP, id[10]);
+    assert_string_equal(id[10], id[0]);
+    middle.changed = 4096;
+    write_variant(in_dir("id.gguf"), &middle);
+    identify(in_dir("id.gguf"), GGUF_MMAP, id[10]);
+    assert_string_equal(id[10], id[0]);
+    /* Plans and stores carry it: it must not change from one release to the next. */
+    assert_string_equal(id[0], "1ad8344da982454df79bcbdaf29fde1a");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(identity_tells_models_apart),
         cmocka_unit_test(split_files),
         cmocka_unit_test(a_file_that_shrinks_is_an_error),
         cmocka_unit_test(the_writer_checks_its_caller),
