@@ -15,7 +15,7 @@
 
 enum {
     DOWN_LINES = DOWN_TILE / W,
-    DOWN_AHEAD = 12 << 10,  /* bytes of the next neurons that are fetched meanwhile: they stay in L1 */
+    DOWN_AHEAD = 12 << 10,  /* bytes of the next neurons that are fetched meanwhile */
     DOWN_PLANE_AHEAD = 1024 /* planes are read forward: bytes to the line that is fetched */
 };
 
@@ -26,11 +26,12 @@ SIMD void down_parts(const uint8_t *part[KERN_BLOCK], const struct kern_down_row
     for (int64_t i = 0; i < count; i++) part[i] = w->rows + (size_t)(first + list[i]) * w->stride;
 }
 
-/* Bytes [from, from + bytes) of parts [i0, i1) into the first-level cache. */
+/* Bytes [from, from + bytes) of parts [i0, i1) into the second-level cache: a core has few misses of the
+ * first level in flight. */
 SIMD void down_fetch(const uint8_t *const *part, int64_t i0, int64_t i1, size_t from, size_t bytes)
 {
     for (int64_t i = i0; i < i1; i++)
-        for (size_t b = 0; b < bytes; b += 64) _mm_prefetch((const char *)part[i] + from + b, _MM_HINT_T0);
+        for (size_t b = 0; b < bytes; b += 64) _mm_prefetch((const char *)part[i] + from + b, _MM_HINT_T1);
 }
 
 /* How many neurons make DOWN_AHEAD. */

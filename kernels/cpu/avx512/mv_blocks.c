@@ -75,9 +75,17 @@ UP_INLINE void prefetch(const uint8_t *at, size_t bytes)
     }
 }
 
-/* R rows, row r `off[r]` bytes behind w, with T tokens; R and T are constants. */
+/* Listed rows lie anywhere, so the same bytes of the rows that come next are fetched, and nothing else:
+ * beyond a row's end there is nothing to come. */
+UP_INLINE void prefetch_next(const uint8_t *next, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)next + i, _MM_HINT_T1);
+}
+
+/* R rows, row r `off[r]` bytes behind w, with T tokens; R and T are constants. next: NULL for rows that
+ * are streamed, or the row that comes after row r is next[r] bytes behind w. */
 UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, int64_t apart, const uint8_t *w,
-                        const size_t *off, int64_t n, const struct xq *x)
+                        const size_t *off, const size_t *next, int64_t n, const struct xq *x)
 {
     struct sums s[MAX_SUMS];
     for (int i = 0; i < R * T; i++) s[i].dot = s[i].low = _mm512_setzero_ps();
@@ -89,7 +97,10 @@ UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, in
             const uint8_t *at = w + off[r];
             up_quants(type, q, at);
             __m512 scales = up_scales(type, at);
-            prefetch(at, step);
+            if (next)
+                prefetch_next(w + next[r], step);
+            else
+                prefetch(at, step);
             for (int t = 0; t < T; t++) add_piece(type, &s[r * T + t], q, scales, x + t * np + p);
         }
     if (whole < np) /* a part of a piece: the missing blocks are zero */
@@ -113,15 +124,16 @@ UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w,
     for (; r < part; r++) {
         const uint8_t *at = w + (size_t)r * row_bytes;
         if (T == 1)
-            dot_rows(type, 4, 1, y + r, ldy, part, at, off, n, x);
+            dot_rows(type, 4, 1, y + r, ldy, part, at, off, NULL, n, x);
         else
-            dot_rows(type, 2, 2, y + r, ldy, part, at, off, n, x);
+            dot_rows(type, 2, 2, y + r, ldy, part, at, off, NULL, n, x);
     }
     for (r = part * (T == 1 ? 4 : 2); r < rows; r++) {
         const uint8_t *at = w + (size_t)r * row_bytes;
         int64_t t = 0;
-        for (; t + 4 <= T; t += 4) dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, off, n, x + t * np);
-        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, off, n, x + t * np);
+        for (; t + 4 <= T; t += 4)
+            dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, off, NULL, n, x + t * np);
+        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, off, NULL, n, x + t * np);
     }
 }
 
@@ -129,15 +141,23 @@ UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w,
 UP_INLINE void listed_of(enum dtype type, float *y, const uint8_t *w, size_t row_bytes, const uint16_t *list,
                          int64_t count, int64_t n, const struct xq *x)
 {
+    const size_t bytes = (size_t)(n / 32) * (up_bytes(type) / 8);
+    const int64_t last = count - 1;
+    for (int64_t i = 0; i < count && i < 4; i++) /* nothing has announced the first ones */
+        for (size_t b = 0; b < bytes; b += 64)
+            _mm_prefetch((const char *)w + list[i] * row_bytes + b, _MM_HINT_T1);
     int64_t i = 0;
     for (; i + 4 <= count; i += 4) {
-        const size_t at = list[i] * row_bytes;
-        const size_t off[4] = {0, list[i + 1] * row_bytes - at, list[i + 2] * row_bytes - at,
-                               list[i + 3] * row_bytes - at};
-        dot_rows(type, 4, 1, y + i, 0, 1, w + at, off, n, x);
+        const uint8_t *at = w + list[i] * row_bytes;
+        size_t off[4], next[4];
+        for (int r = 0; r < 4; r++) {
+            off[r] = (size_t)(list[i + r] - list[i]) * row_bytes;
+            next[r] = (size_t)(list[i + 4 + r < last ? i + 4 + r : last] - list[i]) * row_bytes;
+        }
+        dot_rows(type, 4, 1, y + i, 0, 1, at, off, next, n, x);
     }
     const size_t none[1] = {0};
-    for (; i < count; i++) dot_rows(type, 1, 1, y + i, 0, 1, w + list[i] * row_bytes, none, n, x);
+    for (; i < count; i++) dot_rows(type, 1, 1, y + i, 0, 1, w + list[i] * row_bytes, none, none, n, x);
 }
 
 static size_t no_scratch(int64_t n)

@@ -41,9 +41,10 @@ UP_INLINE float total(const __m512 s[4])
 
 enum { MAX_SUMS = 4, NEAR = 256, FAR = 2048 /* see mv_blocks.c */ };
 
-/* R rows, row r `off[r]` bytes behind w, with T tokens `ldx` floats apart; R and T are constants. */
+/* R rows, row r `off[r]` bytes behind w, with T tokens `ldx` floats apart; R and T are constants. next: NULL
+ * for rows that are streamed, or the row that comes after row r is next[r] bytes behind w. */
 UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, int64_t apart, const uint8_t *w,
-                        const size_t *off, int64_t n, const float *x, int64_t ldx)
+                        const size_t *off, const size_t *next, int64_t n, const float *x, int64_t ldx)
 {
     __m512 s[MAX_SUMS][4];
     for (int j = 0; j < R * T; j++)
@@ -53,6 +54,10 @@ UP_INLINE void dot_rows(enum dtype type, int R, int T, float *y, int64_t ldy, in
     for (; k + STEP <= n; k += STEP, w += STEP * size) {
         for (int r = 0; r < R; r++)
             for (size_t i = 0; i < STEP * size; i += 64) {
+                if (next) {
+                    _mm_prefetch((const char *)w + next[r] + i, _MM_HINT_T1);
+                    continue;
+                }
                 _mm_prefetch((const char *)w + off[r] + NEAR + i, _MM_HINT_T0);
                 _mm_prefetch((const char *)w + off[r] + FAR + i, _MM_HINT_T1);
             }
@@ -86,15 +91,16 @@ UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w,
     for (; r < part; r++) {
         const uint8_t *at = w + (size_t)r * row_bytes;
         if (T == 1)
-            dot_rows(type, 4, 1, y + r, ldy, part, at, off, n, x, np);
+            dot_rows(type, 4, 1, y + r, ldy, part, at, off, NULL, n, x, np);
         else
-            dot_rows(type, 2, 2, y + r, ldy, part, at, off, n, x, np);
+            dot_rows(type, 2, 2, y + r, ldy, part, at, off, NULL, n, x, np);
     }
     for (r = part * (T == 1 ? 4 : 2); r < rows; r++) {
         const uint8_t *at = w + (size_t)r * row_bytes;
         int64_t t = 0;
-        for (; t + 4 <= T; t += 4) dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, off, n, x + t * np, np);
-        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, off, n, x + t * np, np);
+        for (; t + 4 <= T; t += 4)
+            dot_rows(type, 1, 4, y + t * ldy + r, ldy, 1, at, off, NULL, n, x + t * np, np);
+        for (; t < T; t++) dot_rows(type, 1, 1, y + t * ldy + r, ldy, 1, at, off, NULL, n, x + t * np, np);
     }
 }
 
@@ -102,16 +108,24 @@ UP_INLINE void rows_of(enum dtype type, float *y, int64_t ldy, const uint8_t *w,
 UP_INLINE void listed_of(enum dtype type, float *y, const uint8_t *w, size_t row_bytes, const uint16_t *list,
                          int64_t count, int64_t n, const float *x)
 {
-    int64_t np = padded(n);
+    const size_t bytes = (size_t)n * up_float_bytes(type);
+    const int64_t last = count - 1;
+    for (int64_t i = 0; i < count && i < 4; i++) /* nothing has announced the first ones */
+        for (size_t b = 0; b < bytes; b += 64)
+            _mm_prefetch((const char *)w + list[i] * row_bytes + b, _MM_HINT_T1);
     int64_t i = 0;
     for (; i + 4 <= count; i += 4) {
-        const size_t at = list[i] * row_bytes;
-        const size_t off[4] = {0, list[i + 1] * row_bytes - at, list[i + 2] * row_bytes - at,
-                               list[i + 3] * row_bytes - at};
-        dot_rows(type, 4, 1, y + i, 0, 1, w + at, off, n, x, np);
+        const uint8_t *at = w + list[i] * row_bytes;
+        size_t off[4], next[4];
+        for (int r = 0; r < 4; r++) {
+            off[r] = (size_t)(list[i + r] - list[i]) * row_bytes;
+            next[r] = (size_t)(list[i + 4 + r < last ? i + 4 + r : last] - list[i]) * row_bytes;
+        }
+        dot_rows(type, 4, 1, y + i, 0, 1, at, off, next, n, x, padded(n));
     }
     const size_t none[1] = {0};
-    for (; i < count; i++) dot_rows(type, 1, 1, y + i, 0, 1, w + list[i] * row_bytes, none, n, x, np);
+    for (; i < count; i++)
+        dot_rows(type, 1, 1, y + i, 0, 1, w + list[i] * row_bytes, none, none, n, x, padded(n));
 }
 
 static size_t no_scratch(int64_t n)
