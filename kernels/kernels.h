@@ -121,8 +121,9 @@ bool kern_can_split(enum dtype type);
  * row's values lie and Q is within 1/32 of W there (a plain high byte: 1/8 for F16, a factor of 2 for BF16).
  * Smaller values take codes left over in the fine byte, the nearest and zero first, so every row comes back
  * byte for byte. Q8_0: coarse is a Q4_0 block, the F16 scale and the high nibbles (+8); fine the low nibbles
- * in the same order. Q is the middle of what its code stands for (F16 within half a unit of the last place).
- * Parts begin at multiples of 64 bytes; padding is zero.
+ * in the same order. Q is the middle of what its code stands for (F16, BF16: half a unit of the last place
+ * above it). The bytes of 64 values stand in an order that vectors undo with shifts (plane_words.h). Parts
+ * begin at multiples of 64 bytes; padding is zero.
  *
  * Memory: as the file's rows, plus padding to 64 bytes and 16 bytes a row. */
 struct kern_plane_row {

@@ -50,9 +50,9 @@ static double word_value(enum dtype type, uint16_t word)
     return type == DT_F16 ? f16_to_f32(word) : bf16_to_f32(word);
 }
 
-static double coarse_value(enum dtype type, const struct kern_plane_row *row, uint8_t c)
+static double coarse_value(const struct kern_plane_row *row, uint8_t c)
 {
-    return (double)f16_to_f32(plane_coarse_f16(type, c)) * row->unit;
+    return (double)bf16_to_f32(plane_coarse_bf16(c)) * row->unit;
 }
 
 /* `type` is a constant at every call. Inside the octaves errors and values are whole numbers of the octave's
@@ -74,21 +74,25 @@ static inline void split_words(enum dtype type, struct kern_plane_row *row, uint
     double error = 0, value = 0;
     for (int64_t i = 0; i < n; i++) {
         uint16_t word = ref_u16(src + 2 * i);
-        plane_apart(type, row->base, word, coarse + i, fine + i);
-        if (fine[i] < slots) {
-            int o = coarse[i] >> 4 & 7, twice = 2 * fine[i] - (type == DT_F16 ? 64 : 7);
-            uint64_t mantissa = octave + (coarse[i] & 15) * slots + fine[i];
-            errors[o] += (uint64_t)((int64_t)twice * twice);
+        uint8_t c, f;
+        plane_apart(type, row->base, word, &c, &f);
+        coarse[plane_place(i)] = c;
+        fine[plane_place(i)] = f;
+        if (f < slots) {
+            int o = c >> 4 & 7;
+            int64_t off = (int64_t)f - slots / 2;
+            uint64_t mantissa = octave + (c & 15) * slots + f;
+            errors[o] += (uint64_t)(off * off);
             values[o] += mantissa * mantissa;
         } else {
-            double w = word_value(type, word), e = w - coarse_value(type, row, coarse[i]);
+            double w = word_value(type, word), e = w - coarse_value(row, c);
             error += e * e;
             value += w * w;
         }
     }
     for (int o = 0; o < 8; o++) {
         double place = ldexp(1, 2 * (low + o)) / ((double)octave * octave);
-        error += (double)errors[o] * place / 4;
+        error += (double)errors[o] * place;
         value += (double)values[o] * place;
     }
     row->error = row->size = INFINITY;
@@ -156,8 +160,9 @@ int kern_planes_split(enum dtype type, const struct kern_planes_at *dst, const v
         size_t to = at ? at[i] : (size_t)i;
         uint8_t *coarse = dst->coarse + to * dst->coarse_stride, *fine = dst->fine + to * dst->fine_stride;
         const uint8_t *row = (const uint8_t *)src + (size_t)i * row_bytes;
-        size_t cn = type == DT_Q8_0 ? (size_t)(n / 32) * COARSE_BLOCK : (size_t)n;
-        size_t fn = type == DT_Q8_0 ? (size_t)(n / 32) * FINE_BLOCK : (size_t)n;
+        /* padding; the last values of F16 and BF16 lie scattered over the last 64 bytes */
+        size_t cn = type == DT_Q8_0 ? (size_t)(n / 32) * COARSE_BLOCK : (size_t)n & ~(size_t)63;
+        size_t fn = type == DT_Q8_0 ? (size_t)(n / 32) * FINE_BLOCK : (size_t)n & ~(size_t)63;
         memset(coarse + cn, 0, dst->coarse_stride - cn);
         memset(fine + fn, 0, dst->fine_stride - fn);
         switch (type) {
@@ -242,8 +247,9 @@ void kern_plane_column(enum dtype type, float *e, const struct kern_planes_at *w
             int low = fine[block * FINE_BLOCK + at % 16] >> (at < 16 ? 0 : 4) & 15;
             e[i] = f16_to_f32(ref_u16(coarse + block * COARSE_BLOCK)) * ((float)low - 7.5f);
         } else {
-            uint16_t word = plane_together(type, row->base, coarse[channel], fine[channel]);
-            e[i] = (float)(word_value(type, word) - coarse_value(type, row, coarse[channel]));
+            uint8_t c = coarse[plane_place(channel)];
+            uint16_t word = plane_together(type, row->base, c, fine[plane_place(channel)]);
+            e[i] = (float)(word_value(type, word) - coarse_value(row, c));
         }
     }
 }

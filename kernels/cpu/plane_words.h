@@ -26,11 +26,20 @@ static inline uint32_t plane_base(enum dtype type, uint32_t most)
     return (top > 8 ? top - 7 : 1) * octave; /* exponent 0 has no octave */
 }
 
-/* The 16 bits of an F16 that stand for a coarse byte, a value in [2^-7, 2): its middle. The row's unit scales
- * it. */
-static inline uint16_t plane_coarse_f16(enum dtype type, uint32_t c)
+/* The upper half of the float that stands for a coarse byte, a value in [2^-7, 2): the row's unit scales it.
+ * A shift, a mask and a constant make it of the sign-extended byte. */
+enum { PLANE_SHIFT = 3, PLANE_MASK = 0x83f8, PLANE_REST = 0x3c04 };
+static inline uint16_t plane_coarse_bf16(uint32_t c)
 {
-    return (uint16_t)((c & 0x80) << 8 | 8 << 10 | (c & 0x7f) << 6 | (type == DT_F16 ? 32 : 28));
+    return (uint16_t)((c & 0x80) << 8 | (c & 0x7f) << PLANE_SHIFT | PLANE_REST);
+}
+
+/* Where the byte of value i stands in its row's part: in each 64, the four bytes of the 32-bit word j belong
+ * to values j, 16 + j, 32 + j and 48 + j. So one load and a few shifts give four vectors of values in order.
+ */
+static inline int64_t plane_place(int64_t i)
+{
+    return (i & ~(int64_t)63) | (i & 15) << 2 | (i >> 4 & 3);
 }
 
 static inline void plane_apart(enum dtype type, uint32_t base, uint32_t word, uint8_t *coarse, uint8_t *fine)

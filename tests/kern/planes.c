@@ -77,12 +77,12 @@ static double coarse_value(const struct planes *p, int64_t r, int64_t c)
         int high = c % 32 < 16 ? b[2 + c % 16] & 15 : b[2 + c % 16] >> 4;
         return (double)f16_to_f32((uint16_t)(b[0] | b[1] << 8)) * (16 * high + 7.5 - 128);
     }
+    uint8_t byte = row[c / 64 * 64 + c % 16 * 4 + c % 64 / 16];
     bool half = p->type == DT_F16;
     int per_octave = half ? 1024 : 128, bias = half ? 15 : 127;
-    int exponent = (int)(p->at.rows[r].base / (uint32_t)per_octave) - bias + (row[c] >> 4 & 7);
-    double middle = half ? 32.0 / 64 : 3.5 / 8;
-    double v = ldexp(1 + ((row[c] & 15) + middle) / 16, exponent);
-    return row[c] & 0x80 ? -v : v;
+    int exponent = (int)(p->at.rows[r].base / (uint32_t)per_octave) - bias + (byte >> 4 & 7);
+    double v = ldexp(1 + ((byte & 15) + 0.5) / 16, exponent);
+    return byte & 0x80 ? -v : v;
 }
 
 static double norm_of(const double *v, int64_t n)
@@ -150,8 +150,10 @@ static void round_trip(struct verdict *v, struct planes *p, struct rng *rng)
             for (size_t i = p->row_bytes; i < apart; i++)
                 if (back[(size_t)r * apart + i] != 0x5a) verdict_fail(v, "wrote between rows");
         }
-        size_t used = p->type == DT_Q8_0 ? (size_t)(p->n / 32 * 18) : (size_t)p->n;
-        for (size_t i = used; i < p->at.coarse_stride; i++)
+        for (int64_t c = p->n; p->type != DT_Q8_0 && c < (int64_t)p->at.coarse_stride; c++)
+            if (p->at.coarse[c / 64 * 64 + c % 16 * 4 + c % 64 / 16] != 0)
+                verdict_fail(v, "coarse padding is not zero");
+        for (size_t i = (size_t)(p->n / 32 * 18); p->type == DT_Q8_0 && i < p->at.coarse_stride; i++)
             if (p->at.coarse[i] != 0) verdict_fail(v, "coarse padding is not zero");
         check_norms(v, p, at);
     }

@@ -18,34 +18,91 @@ UP_INLINE float across(const __m512 s[4])
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
 
+/* The 64 coarse bytes at c to 16-bit words without sign extension's rest: even bytes to even[], odd to odd[],
+ * shifted left by `shift` and masked. */
+UP_INLINE void bytes_to_words(__m512i *even, __m512i *odd, __m512i c, int shift)
+{
+    *odd = _mm512_srai_epi16(c, (unsigned)(8 - shift));
+    *even = _mm512_srai_epi16(_mm512_slli_epi16(c, 8), (unsigned)(8 - shift));
+}
+
+/* (v & mask) | or */
+UP_INLINE __m512i and_or(__m512i v, int mask, __m512i or)
+{
+    return _mm512_ternarylogic_epi32(v, _mm512_set1_epi16((short)mask), or, 0xea);
+}
+
 /* Rows are padded with zero bytes and x with zeros, to 64: no tail. */
 UP_INLINE void coarse_words(enum dtype type, int R, float *z, int64_t apart, const struct kern_planes_at *w,
                             int64_t row, int64_t n, const void *xp)
 {
+    (void)type;
     const float *x = xp;
     const size_t stride = (size_t)apart * w->coarse_stride;
     const uint8_t *at = w->coarse + (size_t)row * w->coarse_stride;
-    const __m512i mask = _mm512_set1_epi16((short)0x9fc0);
-    const __m512i rest = _mm512_set1_epi16((short)plane_coarse_f16(type, 0));
+    const __m512i rest = _mm512_set1_epi16((short)PLANE_REST);
+    const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
     __m512 s[4][4];
     for (int r = 0; r < R; r++)
         for (int i = 0; i < 4; i++) s[r][i] = _mm512_setzero_ps();
-    for (int64_t k = 0; k < n; k += STEP, at += STEP)
+    for (int64_t k = 0; k < n; k += STEP, at += STEP) {
+        __m512 x0 = _mm512_load_ps(x + k), x1 = _mm512_load_ps(x + k + 16);
+        __m512 x2 = _mm512_load_ps(x + k + 32), x3 = _mm512_load_ps(x + k + 48);
         for (int r = 0; r < R; r++) {
             const uint8_t *c = at + (size_t)r * stride;
             _mm_prefetch((const char *)c + NEAR, _MM_HINT_T0);
             _mm_prefetch((const char *)c + FAR, _MM_HINT_T1);
-            for (int h = 0; h < 2; h++) { /* the sign is extended: after the shift it stands in bit 15 */
-                __m512i v = _mm512_cvtepi8_epi16(
-                    _mm256_load_si256((const __m256i *)(const void *)(c + 32 * (size_t)h)));
-                v = _mm512_ternarylogic_epi32(_mm512_slli_epi16(v, 6), mask, rest, 0xea); /* (a & b) | c */
-                __m512 v0 = _mm512_cvtph_ps(_mm512_castsi512_si256(v));
-                __m512 v1 = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(v, 1));
-                s[r][2 * h] = _mm512_fmadd_ps(v0, _mm512_load_ps(x + k + 32 * h), s[r][2 * h]);
-                s[r][2 * h + 1] = _mm512_fmadd_ps(v1, _mm512_load_ps(x + k + 32 * h + 16), s[r][2 * h + 1]);
-            }
+            __m512i even, odd;
+            bytes_to_words(&even, &odd, up_load(c), PLANE_SHIFT);
+            even = and_or(even, PLANE_MASK, rest);
+            odd = and_or(odd, PLANE_MASK, rest);
+            __m512 v0 = _mm512_castsi512_ps(_mm512_slli_epi32(even, 16));
+            __m512 v1 = _mm512_castsi512_ps(_mm512_slli_epi32(odd, 16));
+            __m512 v2 = _mm512_castsi512_ps(_mm512_and_si512(even, upper));
+            __m512 v3 = _mm512_castsi512_ps(_mm512_and_si512(odd, upper));
+            s[r][0] = _mm512_fmadd_ps(v0, x0, s[r][0]);
+            s[r][1] = _mm512_fmadd_ps(v1, x1, s[r][1]);
+            s[r][2] = _mm512_fmadd_ps(v2, x2, s[r][2]);
+            s[r][3] = _mm512_fmadd_ps(v3, x3, s[r][3]);
         }
+    }
     for (int r = 0; r < R; r++) z[r * apart] = across(s[r]) * w->rows[row + r * apart].unit;
+}
+
+/* 32 words of coarse bytes (sign and 7 bits at their place in the word) and fine bytes. */
+UP_INLINE __m512i words_of(enum dtype type, __m512i coarse, __m512i fine, __m512i base, bool inside)
+{
+    const int slots = type == DT_F16 ? 64 : 8, bits = type == DT_F16 ? 6 : 3;
+    const int mask = 0x8000 | 0x7f << bits;
+    __m512i v = _mm512_add_epi16(and_or(coarse, mask, fine), base);
+    if (inside) return v;
+    /* words below the octaves, by rank */
+    __m512i c = _mm512_and_si512(_mm512_srli_epi16(coarse, (unsigned)bits), _mm512_set1_epi16(0x7f));
+    __m512i rank = _mm512_add_epi16(_mm512_mullo_epi16(c, _mm512_set1_epi16((short)(256 - slots))),
+                                    _mm512_sub_epi16(fine, _mm512_set1_epi16((short)slots)));
+    __m512i low = _mm512_maskz_sub_epi16(_mm512_test_epi16_mask(rank, rank), base, rank);
+    low = and_or(coarse, 0x8000, low);
+    return _mm512_mask_mov_epi16(v, _mm512_cmpge_epi16_mask(fine, _mm512_set1_epi16((short)slots)), low);
+}
+
+static inline void join_words(enum dtype type, uint8_t *dst, const uint8_t *coarse, const uint8_t *fine,
+                              uint32_t base, int64_t n)
+{
+    const __m512i first = _mm512_set1_epi16((short)base), low = _mm512_set1_epi16(255);
+    const __m512i others = _mm512_set1_epi8((char)(type == DT_F16 ? 0xc0 : 0xf8));
+    __m512i at0 = _mm512_setzero_si512(), at1 = at0; /* even words of two vectors in turn, then odd ones */
+    at0 = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22,
+                           20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    at1 = _mm512_add_epi16(at0, _mm512_set1_epi16(1));
+    for (int64_t i = 0; i < n; i += STEP) {
+        __m512i even, odd, f = up_load(fine + i);
+        bytes_to_words(&even, &odd, up_load(coarse + i), type == DT_F16 ? 6 : 3);
+        bool inside = _mm512_test_epi8_mask(f, others) == 0;
+        even = words_of(type, even, _mm512_and_si512(f, low), first, inside);
+        odd = words_of(type, odd, _mm512_srli_epi16(f, 8), first, inside);
+        _mm512_store_si512((void *)(dst + 2 * i), _mm512_permutex2var_epi16(even, at0, odd));
+        _mm512_store_si512((void *)(dst + 2 * i + 64), _mm512_permutex2var_epi16(even, at1, odd));
+    }
 }
 
 UP_INLINE void coarse_blocks(enum dtype type, int R, float *z, int64_t apart, const struct kern_planes_at *w,
@@ -80,6 +137,59 @@ UP_INLINE void coarse_blocks(enum dtype type, int R, float *z, int64_t apart, co
     for (int r = 0; r < R; r++) z[r * apart] = 16 * total(DT_Q4_0, s[r], -120.5f / 16);
 }
 
+/* R listed rows, their pieces as up_quants and up_scales make them of the file's rows and in the order of
+ * dot_rows (mv_blocks.c). Absent blocks have the scale 0 and meet zeros. */
+UP_INLINE void exact_blocks(int R, float *y, const uint8_t *const coarse[], const uint8_t *const fine[],
+                            int64_t n, const struct xq *x)
+{
+    const __m512i high = _mm512_set1_epi8((char)0xf0);
+    int64_t np = pieces(n);
+    struct sums s[4];
+    __m512i q[4], l[4];
+    for (int r = 0; r < R; r++) s[r].dot = s[r].low = _mm512_setzero_ps();
+    for (int64_t p = 0; p < np; p++)
+        for (int r = 0; r < R; r++) {
+            const uint8_t *c = coarse[r] + p * 8 * 18, *f = fine[r] + p * 8 * 16;
+            uint8_t part[8 * 18 + 8 * 16] = {0};
+            int64_t blocks = n / 32 - 8 * p;
+            if (blocks < 8) {
+                for (int b = 0; b < 8; b++)
+                    memset(part + 18 * b + 2, 0x88, 16); /* zeros in the file's form */
+                memcpy(part, c, (size_t)blocks * 18);
+                memcpy(part + 8 * 18, f, (size_t)blocks * 16);
+                c = part;
+                f = part + 8 * 18;
+            }
+            _mm_prefetch((const char *)f + NEAR, _MM_HINT_T0);
+            _mm_prefetch((const char *)f + NEAR + 64, _MM_HINT_T0);
+            up_nibbles32(q, c + 2, 18);
+            up_nibbles32(l, f, 16);
+            for (int i = 0; i < 4; i++) /* (q << 4 & high) | l */
+                q[i] = _mm512_ternarylogic_epi32(_mm512_slli_epi16(q[i], 4), high, l[i], 0xea);
+            add_piece(DT_Q8_0, &s[r], q, up_scales(DT_Q4_0, c), x + p);
+        }
+    for (int r = 0; r < R; r++) y[r] = total(DT_Q8_0, s[r], up_minimum(DT_Q8_0));
+}
+
+UP_INLINE void listed_blocks(enum dtype type, float *y, const struct kern_planes_at *w, int64_t first,
+                             const uint16_t *list, int64_t count, int64_t n, const void *xp, void *scratch)
+{
+    (void)type;
+    (void)scratch;
+    for (int64_t i = 0, some; i < count; i += some) {
+        const uint8_t *coarse[4], *fine[4];
+        some = count - i < 4 ? 1 : 4;
+        for (int64_t j = 0; j < some; j++) {
+            coarse[j] = w->coarse + ((size_t)first + list[i + j]) * w->coarse_stride;
+            fine[j] = w->fine + ((size_t)first + list[i + j]) * w->fine_stride;
+        }
+        if (some == 4)
+            exact_blocks(4, y + i, coarse, fine, n, xp);
+        else
+            exact_blocks(1, y + i, coarse, fine, n, xp);
+    }
+}
+
 static void float_values(float *x, const void *xp, int64_t n)
 {
     memcpy(x, xp, (size_t)n * sizeof *x);
@@ -97,9 +207,9 @@ static void block_values(float *x, const void *xp, int64_t n)
     }
 }
 
-DEFINE_PLANES(F16, coarse_words, float_values)
-DEFINE_PLANES(BF16, coarse_words, float_values)
-DEFINE_PLANES(Q8_0, coarse_blocks, block_values)
+DEFINE_PLANES(F16, coarse_words, listed_words, float_values)
+DEFINE_PLANES(BF16, coarse_words, listed_words, float_values)
+DEFINE_PLANES(Q8_0, coarse_blocks, listed_blocks, block_values)
 
 void avx512_mv_planes(struct kern_ops *ops)
 {

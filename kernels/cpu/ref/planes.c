@@ -20,16 +20,17 @@ void ref_plane_join(enum dtype type, uint8_t *dst, const uint8_t *coarse, const 
         return;
     }
     for (int64_t i = 0; i < n; i++) {
-        uint16_t word = plane_together(type, row->base, coarse[i], fine[i]);
+        uint16_t word = plane_together(type, row->base, coarse[plane_place(i)], fine[plane_place(i)]);
         dst[2 * i] = (uint8_t)word;
         dst[2 * i + 1] = (uint8_t)(word >> 8);
     }
 }
 
-static float coarse_words(enum dtype type, const uint8_t *c, float unit, const float *x, int64_t n)
+static float coarse_words(const uint8_t *c, float unit, const float *x, int64_t n)
 {
     double sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += (double)f16_to_f32(plane_coarse_f16(type, c[i])) * (double)x[i];
+    for (int64_t i = 0; i < n; i++)
+        sum += (double)bf16_to_f32(plane_coarse_bf16(c[plane_place(i)])) * (double)x[i];
     return (float)(sum * (double)unit);
 }
 
@@ -52,7 +53,7 @@ static void coarse_of(enum dtype type, float *z, const struct kern_planes_at *w,
 {
     for (int64_t i = 0; i < count; i++) {
         const uint8_t *c = w->coarse + (size_t)(first + i) * w->coarse_stride;
-        z[i] = type == DT_Q8_0 ? coarse_q8_0(c, x, n) : coarse_words(type, c, w->rows[first + i].unit, x, n);
+        z[i] = type == DT_Q8_0 ? coarse_q8_0(c, x, n) : coarse_words(c, w->rows[first + i].unit, x, n);
     }
 }
 
