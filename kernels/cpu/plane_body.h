@@ -14,11 +14,24 @@
 #include <immintrin.h>
 #include <string.h>
 
-/* n words in order to dst, 64 at once: dst has room for whole vectors. */
+/* n words in order to dst, 64 at once: dst has room for whole vectors. The fine bytes at `next` are asked for
+ * on the way: listed rows lie apart, and no hardware prefetcher knows of the next one. */
 static inline void join_words(enum dtype type, uint8_t *dst, const uint8_t *coarse, const uint8_t *fine,
-                              uint32_t base, int64_t n);
+                              const uint8_t *next, uint32_t base, int64_t n);
 
-enum { PLANE_AT_ONCE = 4 };
+static inline void plane_fetch(const uint8_t *at, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)at + i, _MM_HINT_T0);
+}
+
+/* The fine part of listed row i, the last one's behind the end. */
+static inline const uint8_t *plane_fine(const struct kern_planes_at *w, int64_t first, const uint16_t *list,
+                                        int64_t count, int64_t i)
+{
+    return w->fine + ((size_t)first + list[i < count ? i : count - 1]) * w->fine_stride;
+}
+
+enum { PLANE_AT_ONCE = 1 };
 
 /* Bytes between rows in scratch: whole vectors are written, and not all rows begin at one place of a page. */
 static size_t plane_row_bytes(int64_t n)
@@ -36,12 +49,14 @@ static inline void listed_words(enum dtype type, float *y, const struct kern_pla
 {
     const struct kern_mat *mv = kern_tier(PLANE_TIER)->mv[type]; /* takes no scratch itself */
     const size_t apart = plane_row_bytes(n);
+    for (int64_t i = 0; i < 2 && i < count; i++) plane_fetch(plane_fine(w, first, list, count, i), (size_t)n);
     for (int64_t i = 0; i < count; i += PLANE_AT_ONCE) {
         int64_t some = count - i < PLANE_AT_ONCE ? count - i : PLANE_AT_ONCE;
         for (int64_t j = 0; j < some; j++) {
             size_t at = (size_t)first + list[i + j];
-            const uint8_t *coarse = w->coarse + at * w->coarse_stride, *fine = w->fine + at * w->fine_stride;
-            join_words(type, (uint8_t *)scratch + (size_t)j * apart, coarse, fine, w->rows[at].base, n);
+            join_words(type, (uint8_t *)scratch + (size_t)j * apart, w->coarse + at * w->coarse_stride,
+                       w->fine + at * w->fine_stride, plane_fine(w, first, list, count, i + j + 2),
+                       w->rows[at].base, n);
         }
         mv->rows(y + i, 1, scratch, apart, some, n, xp, 1, NULL);
     }

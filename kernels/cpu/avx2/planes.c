@@ -105,13 +105,14 @@ UP_INLINE void store_two(uint8_t *low, uint8_t *high, __m256i v)
 }
 
 static inline void join_words(enum dtype type, uint8_t *dst, const uint8_t *coarse, const uint8_t *fine,
-                              uint32_t base, int64_t n)
+                              const uint8_t *next, uint32_t base, int64_t n)
 {
     const __m256i first = _mm256_set1_epi16((short)base), low = _mm256_set1_epi16(255);
     const __m256i half = _mm256_set1_epi32(0xffff);
     for (int64_t i = 0; i < (n + 63) / 64 * 64;
          i += 32) { /* half of 64 values: values 8h … 8h+7 of each 16 */
         __m256i even, odd, f = load(fine + i);
+        _mm_prefetch((const char *)next + i, _MM_HINT_T0);
         bytes_to_words(&even, &odd, load(coarse + i), type == DT_F16 ? 6 : 3);
         even = words_of(type, even, _mm256_and_si256(f, low), first);
         odd = words_of(type, odd, _mm256_srli_epi16(f, 8), first);
@@ -155,7 +156,7 @@ UP_INLINE void coarse_blocks(enum dtype type, int R, float *z, int64_t apart, co
 /* R listed rows, their pieces as up_quants and up_scales make them of the file's rows and in the order of
  * dot_rows (mv_blocks.c). Absent blocks have the scale 0 and meet zeros. */
 UP_INLINE void exact_blocks(int R, float *y, const uint8_t *const coarse[], const uint8_t *const fine[],
-                            int64_t n, const struct xq *x)
+                            const uint8_t *const next[], int64_t n, const struct xq *x)
 {
     const __m256i high = _mm256_set1_epi8((char)0xf0), flip = _mm256_set1_epi8((char)0x80);
     int64_t np = pieces(n);
@@ -175,8 +176,7 @@ UP_INLINE void exact_blocks(int R, float *y, const uint8_t *const coarse[], cons
                 c = part;
                 f = part + 8 * 18;
             }
-            prefetch(f);
-            prefetch(f + 64);
+            plane_fetch(next[r] + p * 8 * 16, 8 * 16);
             up_nibbles32(q, c + 2, 18);
             up_nibbles32(l, f, 16);
             for (int i = 0; i < 8; i++) {
@@ -193,17 +193,20 @@ UP_INLINE void listed_blocks(enum dtype type, float *y, const struct kern_planes
 {
     (void)type;
     (void)scratch;
+    for (int64_t i = 0; i < 4 && i < count; i++)
+        plane_fetch(plane_fine(w, first, list, count, i), (size_t)n / 2);
     for (int64_t i = 0, some; i < count; i += some) {
-        const uint8_t *coarse[4], *fine[4];
+        const uint8_t *coarse[4], *fine[4], *next[4];
         some = count - i < 4 ? 1 : 4;
         for (int64_t j = 0; j < some; j++) {
             coarse[j] = w->coarse + ((size_t)first + list[i + j]) * w->coarse_stride;
             fine[j] = w->fine + ((size_t)first + list[i + j]) * w->fine_stride;
+            next[j] = plane_fine(w, first, list, count, i + j + 4);
         }
         if (some == 4)
-            exact_blocks(4, y + i, coarse, fine, n, xp);
+            exact_blocks(4, y + i, coarse, fine, next, n, xp);
         else
-            exact_blocks(1, y + i, coarse, fine, n, xp);
+            exact_blocks(1, y + i, coarse, fine, next, n, xp);
     }
 }
 

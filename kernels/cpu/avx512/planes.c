@@ -70,13 +70,12 @@ UP_INLINE void coarse_words(enum dtype type, int R, float *z, int64_t apart, con
 }
 
 /* 32 words of coarse bytes (sign and 7 bits at their place in the word) and fine bytes. */
-UP_INLINE __m512i words_of(enum dtype type, __m512i coarse, __m512i fine, __m512i base, bool inside)
+UP_INLINE __m512i words_of(enum dtype type, __m512i coarse, __m512i fine, __m512i base)
 {
     const int slots = type == DT_F16 ? 64 : 8, bits = type == DT_F16 ? 6 : 3;
     const int mask = 0x8000 | 0x7f << bits;
     __m512i v = _mm512_add_epi16(and_or(coarse, mask, fine), base);
-    if (inside) return v;
-    /* words below the octaves, by rank */
+    /* words below the octaves, by rank; there are some in most 64 values, a branch would be a guess */
     __m512i c = _mm512_and_si512(_mm512_srli_epi16(coarse, (unsigned)bits), _mm512_set1_epi16(0x7f));
     __m512i rank = _mm512_add_epi16(_mm512_mullo_epi16(c, _mm512_set1_epi16((short)(256 - slots))),
                                     _mm512_sub_epi16(fine, _mm512_set1_epi16((short)slots)));
@@ -86,20 +85,19 @@ UP_INLINE __m512i words_of(enum dtype type, __m512i coarse, __m512i fine, __m512
 }
 
 static inline void join_words(enum dtype type, uint8_t *dst, const uint8_t *coarse, const uint8_t *fine,
-                              uint32_t base, int64_t n)
+                              const uint8_t *next, uint32_t base, int64_t n)
 {
     const __m512i first = _mm512_set1_epi16((short)base), low = _mm512_set1_epi16(255);
-    const __m512i others = _mm512_set1_epi8((char)(type == DT_F16 ? 0xc0 : 0xf8));
     __m512i at0 = _mm512_setzero_si512(), at1 = at0; /* even words of two vectors in turn, then odd ones */
     at0 = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22,
                            20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     at1 = _mm512_add_epi16(at0, _mm512_set1_epi16(1));
     for (int64_t i = 0; i < n; i += STEP) {
         __m512i even, odd, f = up_load(fine + i);
+        _mm_prefetch((const char *)next + i, _MM_HINT_T0);
         bytes_to_words(&even, &odd, up_load(coarse + i), type == DT_F16 ? 6 : 3);
-        bool inside = _mm512_test_epi8_mask(f, others) == 0;
-        even = words_of(type, even, _mm512_and_si512(f, low), first, inside);
-        odd = words_of(type, odd, _mm512_srli_epi16(f, 8), first, inside);
+        even = words_of(type, even, _mm512_and_si512(f, low), first);
+        odd = words_of(type, odd, _mm512_srli_epi16(f, 8), first);
         _mm512_store_si512((void *)(dst + 2 * i), _mm512_permutex2var_epi16(even, at0, odd));
         _mm512_store_si512((void *)(dst + 2 * i + 64), _mm512_permutex2var_epi16(even, at1, odd));
     }
@@ -140,7 +138,7 @@ UP_INLINE void coarse_blocks(enum dtype type, int R, float *z, int64_t apart, co
 /* R listed rows, their pieces as up_quants and up_scales make them of the file's rows and in the order of
  * dot_rows (mv_blocks.c). Absent blocks have the scale 0 and meet zeros. */
 UP_INLINE void exact_blocks(int R, float *y, const uint8_t *const coarse[], const uint8_t *const fine[],
-                            int64_t n, const struct xq *x)
+                            const uint8_t *const next[], int64_t n, const struct xq *x)
 {
     const __m512i high = _mm512_set1_epi8((char)0xf0);
     int64_t np = pieces(n);
@@ -160,8 +158,7 @@ UP_INLINE void exact_blocks(int R, float *y, const uint8_t *const coarse[], cons
                 c = part;
                 f = part + 8 * 18;
             }
-            _mm_prefetch((const char *)f + NEAR, _MM_HINT_T0);
-            _mm_prefetch((const char *)f + NEAR + 64, _MM_HINT_T0);
+            plane_fetch(next[r] + p * 8 * 16, 8 * 16);
             up_nibbles32(q, c + 2, 18);
             up_nibbles32(l, f, 16);
             for (int i = 0; i < 4; i++) /* (q << 4 & high) | l */
@@ -176,17 +173,20 @@ UP_INLINE void listed_blocks(enum dtype type, float *y, const struct kern_planes
 {
     (void)type;
     (void)scratch;
+    for (int64_t i = 0; i < 4 && i < count; i++)
+        plane_fetch(plane_fine(w, first, list, count, i), (size_t)n / 2);
     for (int64_t i = 0, some; i < count; i += some) {
-        const uint8_t *coarse[4], *fine[4];
+        const uint8_t *coarse[4], *fine[4], *next[4];
         some = count - i < 4 ? 1 : 4;
         for (int64_t j = 0; j < some; j++) {
             coarse[j] = w->coarse + ((size_t)first + list[i + j]) * w->coarse_stride;
             fine[j] = w->fine + ((size_t)first + list[i + j]) * w->fine_stride;
+            next[j] = plane_fine(w, first, list, count, i + j + 4);
         }
         if (some == 4)
-            exact_blocks(4, y + i, coarse, fine, n, xp);
+            exact_blocks(4, y + i, coarse, fine, next, n, xp);
         else
-            exact_blocks(1, y + i, coarse, fine, n, xp);
+            exact_blocks(1, y + i, coarse, fine, next, n, xp);
     }
 }
 
