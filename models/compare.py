@@ -5,7 +5,8 @@ usage: compare.py [CONFIG.toml ...] [--no-training] [--windows 16] [--predictor-
                   [--runs DIR] [-o FILE]
 
 Without arguments: config/small-*.toml. A variant that another forks from is trained first. Everything resumes: run it
-again after an interruption. A variant without a finished run is left out of the table under --no-training, and said so.
+again after an interruption. Under --no-training a variant without a checkpoint is left out of the table, and said so; one
+whose run stopped before its end is measured as it is, and its steps are given as "N of M".
 """
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from data import Corpus
 from errors import RecipeError, run_main
 from load import open_model
 from metrics import measure
-from train import read_checkpoint, train
+from train import train
 
 COLUMNS = ("variant", "parameters", "steps", "loss", "exact zeros %", "sparsity at CETT 0.2 %", "at PPL-1 %", "predictor recall / sparsity %", "reuse_1", "reuse_4", "gap",
            "loss at 10 % kept: magnitude, gradient", "% kept at loss + 1 %: magnitude, gradient")
@@ -39,7 +40,7 @@ def row(r: Recipe, parameters: int, m: dict[str, Any]) -> str:
     mean = lambda key: sum(m[key]) / len(m[key])  # noqa: E731
     ten = m["attribution"]["share"].index(0.1)
     cells = [
-        r.name, f"{parameters / 1e6:.2f} M", str(m["step"]), f"{m['loss']:.3f}", f"{100 * m['zeros_mean']:.1f} ({', '.join(f'{100 * z:.0f}' for z in m['zeros'])})",
+        r.name, f"{parameters / 1e6:.2f} M", str(m["step"]) if m["step"] == r.optim.steps else f"{m['step']} of {r.optim.steps}", f"{m['loss']:.3f}", f"{100 * m['zeros_mean']:.1f} ({', '.join(f'{100 * z:.0f}' for z in m['zeros'])})",
         f"{100 * m['cett02_mean']:.1f}", f"{100 * m['ppl1']:.1f}", f"{100 * mean('predictor_recall'):.1f} / {100 * mean('predictor_sparsity'):.1f}" if "predictor_recall" in m else "–",
         f"{mean('reuse1'):.2f}", f"{mean('reuse4'):.2f}", f"{mean('gap'):.2f}",
         f"{m['attribution']['magnitude'][ten]:.3f}, {m['attribution']['gradient'][ten]:.3f}",
@@ -70,8 +71,8 @@ def main() -> None:
             raise RecipeError("stopped: run the same command again to go on.")
     for r in recipes:
         path = config.run_folder(r.name, a.runs) / "checkpoint.pt"
-        if not path.exists() or read_checkpoint(path)["step"] < r.optim.steps:
-            print(f"{r.name}: not trained to its end, left out")
+        if not path.exists():
+            print(f"{r.name}: not trained, left out")
             continue
         model, state = open_model(r, a.runs, None)
         m = measure(model, torch.from_numpy(Corpus(r).held("heldin", a.windows)), a.predictor_steps) | {"step": state["step"]}

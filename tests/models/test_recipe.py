@@ -276,6 +276,13 @@ def compared(whole):
     rows = (TMP / "table.md").read_text().splitlines() if out.returncode == 0 else []
     tap.check("the comparison trains what it needs and makes its table", len(rows) == 4 and rows[2].startswith("| toy ") and rows[3].startswith("| three ")
               and same(whole, weights("toy")), out.stdout + out.stderr)
+    (TMP / "runs" / "three" / "checkpoint.pt").unlink()
+    command("train.py", TMP / "three.toml", "--runs", TMP / "runs", "--stop-at", 8)
+    out = command("compare.py", TMP / "three.toml", "--no-training", "--runs", TMP / "runs", "--windows", 4, "--predictor-steps", 3)
+    tap.check("a run that stopped is measured with its own number of steps", out.returncode == 0 and "| 8 of 12 |" in out.stdout, out.stdout + out.stderr)
+    (TMP / "runs" / "three" / "checkpoint.pt").unlink()
+    refused("a comparison without a trained variant is refused",
+            command("compare.py", TMP / "three.toml", "--no-training", "--runs", TMP / "runs"), "no variant is trained")
 
 
 def exports():
