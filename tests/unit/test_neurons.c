@@ -5,14 +5,14 @@
 
 #include "engine/calor.h"
 
-enum { TOKENS = 20, VOCAB = 80 };
+enum { TOKENS = 12, VOCAB = 80, FFN = 512 /* two blocks of neurons */ };
 
 static struct tiny by_type(enum dtype type)
 {
     struct tiny s = tiny_llama();
     s.type = type;
     s.width = 256;
-    s.ffn = 768; /* three blocks of neurons */
+    s.ffn = FFN;
     return s;
 }
 
@@ -92,11 +92,11 @@ static void check(const char *path, const char *what, const char *activation, co
     struct how dense = {CALOR_LAYOUT_NEURON, CALOR_DENSE, activation, cpu, 1, 1, 0, NULL};
     calor_ffn_counts all, some;
     compute(path, &dense, want, &all);
-    assert_true(all.listed == all.neurons && all.neurons == 2 * 768 * TOKENS && all.exact == all.neurons);
+    assert_true(all.listed == all.neurons && all.neurons == 2 * FFN * TOKENS && all.exact == all.neurons);
     struct how exact = dense;
     exact.mode = CALOR_EXACT;
-    const uint32_t batches[] = {1, 3, 4};
-    for (int i = 0; i < 3; i++) {
+    const uint32_t batches[] = {1, 3};
+    for (int i = 0; i < 2; i++) {
         exact.batch = batches[i];
         exact.threads = 1 + i;
         exact.no_mmap = i == 1;
@@ -242,11 +242,11 @@ static void test_planes(void **state)
         OK(tiny_write(path, &s, &e));
         for (int c = 0; c < 3; c++)
             check_planes(path, dtype_name(split[t]), c == t ? "relu" : "fatrelu:2", tiers[c]);
+        s.ffn = 544;
         s.arch = "opt";
         s.gated = false;
         s.layer_norm = s.bias = s.learned = true;
         s.kv_heads = s.heads;
-        s.ffn = 544;
         OK(tiny_write(path, &s, &e));
         check_planes(path, "ungated", "relu2", tiers[t]);
     }
