@@ -4,6 +4,7 @@
 #include "base/strbuf.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +32,7 @@ static const char style[] =
     "'Noto Sans',sans-serif}svg text{fill:var(--ink)}svg .soft{fill:var(--soft)}"
     ".table{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.5rem 0}"
     "th,td{padding:.25rem .8rem;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}"
-    "th{font-weight:600;font-size:.85rem;color:var(--soft);vertical-align:bottom}td.n{text-align:right}"
+    "th{font-weight:600;font-size:.85rem;color:var(--soft);vertical-align:bottom}.n{text-align:right}"
     "tbody tr:hover{background:var(--panel)}"
     "@media print{body{max-width:none;padding:0}figure,.card{break-inside:avoid}}";
 
@@ -136,8 +137,9 @@ void html_table_begin(struct html_table *t, struct strbuf *b, const char *const 
     *t = (struct html_table){b, columns, 0};
     strbuf_puts(b, "<div class=\"table\"><table>\n<thead><tr>");
     for (int i = 0; i < columns; i++) {
-        strbuf_puts(b, "<th>");
-        html_text(b, heads[i]);
+        bool right = heads[i][0] == '>';
+        strbuf_puts(b, right ? "<th class=\"n\">" : "<th>");
+        html_text(b, heads[i] + right);
         strbuf_puts(b, "</th>");
     }
     strbuf_puts(b, "</tr></thead>\n<tbody>\n");

@@ -25,8 +25,8 @@ void html_cards_end(struct strbuf *b);
 void html_columns_begin(struct strbuf *b);
 void html_columns_end(struct strbuf *b);
 
-/* A table: heads, then cells row by row; html_cell begins rows by itself, text to the left, numbers to the
- * right. */
+/* A table: heads (to the right where they begin with '>'), then cells row by row; html_cell begins rows by
+ * itself, text to the left, numbers to the right. */
 struct html_table {
     struct strbuf *b;
     int columns, at;

@@ -8,7 +8,17 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { WIDTH = 640, HEIGHT = 300, LEFT = 58, RIGHT = 16, TOP = 12, BOTTOM = 46, COLOURS = 6, STEPS = 32 };
+enum {
+    WIDTH = 640,
+    STRIP_WIDTH = 1180 /* heat strips take the page */,
+    HEIGHT = 300,
+    LEFT = 58,
+    RIGHT = 24,
+    TOP = 12,
+    BOTTOM = 46,
+    COLOURS = 6,
+    STEPS = 32
+};
 
 /* An axis with its ends and ticks, and where it lies on the page (a at low, b at high). */
 struct scale {
@@ -86,11 +96,11 @@ static const char *value_text(const struct svg_axis *axis, double v, char *buf, 
     return buf;
 }
 
-static void figure_begin(struct strbuf *b, const struct svg_chart *c, int height)
+static void figure_begin(struct strbuf *b, const struct svg_chart *c, int width, int height)
 {
     strbuf_puts(b, "<figure><figcaption>");
     html_text(b, c->title);
-    strbuf_printf(b, "</figcaption>\n<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", WIDTH, height);
+    strbuf_printf(b, "</figcaption>\n<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"", width, height);
     html_text(b, c->title);
     strbuf_puts(b, "\">\n");
 }
@@ -228,7 +238,7 @@ void svg_lines(struct strbuf *b, const struct svg_chart *c, const struct svg_ser
     char stroke[64];
     scale_init(&x, &c->x, x0, x1, LEFT, WIDTH - RIGHT, false);
     scale_init(&y, &c->y, y0, y1, HEIGHT - BOTTOM, TOP, true);
-    figure_begin(b, c, HEIGHT);
+    figure_begin(b, c, WIDTH, HEIGHT);
     axis(b, &y, true);
     axis(b, &x, false);
     for (size_t i = 0; i < n; i++) curve(b, c, &x, &y, &series[i], colour(i, n, stroke, sizeof stroke));
@@ -248,7 +258,7 @@ void svg_bars(struct strbuf *b, const struct svg_chart *c, const char *const *la
     }
     struct scale y;
     scale_init(&y, &c->y, y0, y1, HEIGHT - BOTTOM, TOP, true);
-    figure_begin(b, c, HEIGHT);
+    figure_begin(b, c, WIDTH, HEIGHT);
     axis(b, &y, true);
     double room = (double)(WIDTH - LEFT - RIGHT) / (double)(groups ? groups : 1),
            bar = 0.8 * room / (double)(n ? n : 1);
@@ -308,15 +318,16 @@ static int heat_step(const struct scale *s, double v)
 static void heat_key(struct strbuf *b, const struct svg_chart *c, const struct scale *s, int top)
 {
     char text[32], fill[8];
+    int right = STRIP_WIDTH - RIGHT - 44;
     for (int i = 0; i < STEPS; i++) {
         heat(i, fill);
-        strbuf_printf(b, "<rect x=\"%d\" y=\"%d\" width=\"6\" height=\"8\" fill=\"%s\"/>",
-                      WIDTH - RIGHT - 6 * (STEPS - i), top, fill);
+        strbuf_printf(b, "<rect x=\"%d\" y=\"%d\" width=\"6\" height=\"10\" fill=\"%s\"/>",
+                      right - 6 * (STEPS - i), top, fill);
     }
     strbuf_printf(b, "\n<text class=\"soft\" x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>",
-                  WIDTH - RIGHT - 6 * STEPS - 6, top + 8, value_text(&c->y, s->low, text, sizeof text));
-    strbuf_printf(b, "<text class=\"soft\" x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>\n", WIDTH - RIGHT,
-                  top + 22, value_text(&c->y, s->high, text, sizeof text));
+                  right - 6 * STEPS - 6, top + 9, value_text(&c->y, s->low, text, sizeof text));
+    strbuf_printf(b, "<text class=\"soft\" x=\"%d\" y=\"%d\">%s</text>\n", right + 6, top + 9,
+                  value_text(&c->y, s->high, text, sizeof text));
 }
 
 void svg_heat(struct strbuf *b, const struct svg_chart *c, const char *row_label, const double *values,
@@ -328,8 +339,8 @@ void svg_heat(struct strbuf *b, const struct svg_chart *c, const char *row_label
     struct scale s;
     scale_init(&s, &c->y, low, high, 0.0, 1.0, false);
     int line = rows > 40 ? 8 : rows > 20 ? 12 : 16, bottom = TOP + line * (int)rows;
-    double cell = (double)(WIDTH - LEFT - RIGHT) / (double)(columns ? columns : 1);
-    figure_begin(b, c, bottom + 34);
+    double cell = (double)(STRIP_WIDTH - LEFT - RIGHT) / (double)(columns ? columns : 1);
+    figure_begin(b, c, STRIP_WIDTH, bottom + 26);
     for (size_t r = 0; r < rows; r++) {
         int y = TOP + line * (int)r;
         if (line >= 12 || r % 4 == 0) {

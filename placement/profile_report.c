@@ -260,7 +260,13 @@ static int layer_charts(const struct profile *p, struct strbuf *b, struct err *e
         .title = "Sparsity by layer",
         .x = {.label = "layer"},
         .y = {.label = "neurons not active", .unit = SVG_PERCENT, .fixed = true, .low = 0, .high = 1}};
-    svg_lines(b, &c, s, p->tokens[PROFILE_HELD_OUT] ? 2 : 1);
+    int texts = p->tokens[PROFILE_HELD_OUT] ? 2 : 1;
+    double least = 1.0;
+    for (uint32_t i = 0; i < (uint32_t)texts * L; i++)
+        if (y[i] < least) least = y[i];
+    c.y.low = least < 1.0 ? floor(10.0 * least) / 10.0 : 0.0;
+    svg_lines(b, &c, s, (size_t)texts);
+    c.y.low = 0.0;
     for (int k = 0; k < PROFILE_REUSES; k++) {
         snprintf(names[k], sizeof names[k], "%d token%s before", profile_reuse_k[k], k ? "s" : "");
         s[k] = (struct svg_series){names[k], x, y + (size_t)(2 + k) * L, L, .points = true};
@@ -325,8 +331,8 @@ static int fatrelu_chart(const struct profile *p, struct strbuf *b, struct err *
 
 static void table(const struct profile *p, struct strbuf *b)
 {
-    static const char *const heads[] = {"Layer",   "Sparsity", "held out", "Hottest 26 %", "held out",
-                                        "Reuse 1", "Reuse 8",  "Gap",      "Epsilon"};
+    static const char *const heads[] = {">Layer",   ">Sparsity", ">held out", ">Hottest 26 %", ">held out",
+                                        ">Reuse 1", ">Reuse 8",  ">Gap",      ">Epsilon"};
     struct html_table t;
     char v[32];
     html_table_begin(&t, b, heads, 9);
