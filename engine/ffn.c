@@ -148,11 +148,16 @@ void ffn_step(const struct pass *p, struct team_member *t, uint32_t layer, const
               int64_t T)
 {
     const struct layer *l = &p->m->layers[layer];
-    if (l->by.kind && (T <= NEURON_TOKENS || p->s->mode == CALOR_DENSE)) {
+    const struct observer *o = p->s->observer;
+    if (l->by.kind && !o && (T <= NEURON_TOKENS || p->s->mode == CALOR_DENSE)) {
         by_neuron(p, t, layer, in, out, T);
         return;
     }
     hidden(p, t, l, in, T);
+    if (o && t->ith == 0) { /* nobody writes h before this thread's next barrier */
+        bool mine = T <= PASS_PRIVATE_TOKENS;
+        o->layer(o->arg, layer, p->pos0 + p->T - T, T, mine ? p->s->workers[0].norm : p->s->norm, p->s->h);
+    }
     if (l->by.kind) {
         down_by_panel(p, t, layer, out, T);
     } else if (l->down_by_neuron) {

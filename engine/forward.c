@@ -72,7 +72,7 @@ static void walk(struct team_member *t, void *arg)
     bool parallel = m->arch->parallel;
     float *x = p->s->x, *y = parallel ? p->s->x2 : p->s->x;
     for (uint32_t layer = 0; layer < m->hp.layers; layer++) {
-        bool last = !p->all && layer + 1 == m->hp.layers;
+        bool last = !p->all && !p->s->observer && layer + 1 == m->hp.layers;
         int64_t skip = last ? p->T - 1 : 0;
         if (t->ith == 0) p->stop = atomic_load_explicit(&p->s->cancel, memory_order_relaxed);
         attention_step(p, t, layer, x, y, last);

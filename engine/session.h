@@ -27,6 +27,16 @@ struct block_work {
     uint16_t list[KERN_BLOCK];
 };
 
+/* Sees what every neuron of a layer does. `layer` is called by one thread, while the others go on, with T
+ * tokens from position `pos` on: x is the FFN's normed input (T × width), h its activations (T × ffn), in the
+ * file's order; both are gone when it returns. With an observer no neuron is left out and a batch is computed
+ * densely, also where only a few tokens are; the session's batch must have room for more than NEURON_TOKENS.
+ */
+struct observer {
+    void (*layer)(void *arg, uint32_t layer, int64_t pos, int64_t T, const float *x, const float *h);
+    void *arg;
+};
+
 struct calor_session {
     struct calor_model *m;
     enum calor_mode mode;
@@ -34,6 +44,7 @@ struct calor_session {
     uint32_t context, batch, position;
     int32_t *ids; /* the timeline, `context` long */
     atomic_int cancel;
+    const struct observer *observer; /* may be NULL; kept by reference */
 
     uint8_t *arena;
     size_t arena_bytes;
