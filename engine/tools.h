@@ -3,6 +3,7 @@
 #define ENGINE_TOOLS_H
 
 #include "base/dtype.h"
+#include "engine/measure.h"
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -85,12 +85,15 @@ int profile_recorder_grid(struct profile_recorder *r, uint32_t layer, const floa
                           struct err *e);
 int profile_recorder_sample(struct profile_recorder *r, uint32_t layer, const float *sums,
                             const uint32_t *counts, struct err *e);
+/* The epsilon for a CETT from the samples so far, before the tokens that are to be counted with it. */
+int profile_recorder_epsilon(struct profile_recorder *r, uint32_t layer, double cett, float *epsilon,
+                             struct err *e);
 /* The bucket of a magnitude in a grid. */
 uint32_t profile_bucket(const float *grid, uint32_t n, float magnitude);
 /* Adds a point: `threshold` ascending. */
 int profile_recorder_fatrelu(struct profile_recorder *r, const struct profile_fatrelu_point *p,
                              struct err *e);
-/* The CETT that the epsilons were chosen for (NaN: none), and the same curves from an earlier recorder. */
+/* The CETT that the epsilons were chosen for (NaN: none). */
 void profile_recorder_cett(struct profile_recorder *r, float target);
 
 /* Makes the profile (co-activation takes f²·tokens/64 steps a layer). The recorder is spent: destroy it. */

@@ -304,6 +304,31 @@ int profile_recorder_sample(struct profile_recorder *r, uint32_t layer, const fl
     return 0;
 }
 
+static int make_curve(struct profile_recorder *r, uint32_t layer, struct err *e)
+{
+    struct profile_layer *l = &r->p->layers[layer];
+    const struct tally *t = &r->tally[layer];
+    if (t->samples == 0) return 0;
+    free(l->curve);
+    l->n_curve = 0;
+    l->curve = malloc(t->n_grid * sizeof *l->curve);
+    if (!l->curve) return no_memory(e);
+    for (uint32_t b = 0; b < t->n_grid; b++)
+        l->curve[b] = (struct profile_curve_point){t->grid[b], (float)(t->cett[b] / t->samples),
+                                                   (float)(t->left_out[b] / t->samples)};
+    l->n_curve = t->n_grid;
+    l->samples = t->samples;
+    return 0;
+}
+
+int profile_recorder_epsilon(struct profile_recorder *r, uint32_t layer, double cett, float *epsilon,
+                             struct err *e)
+{
+    int rc = check_layer(r, layer, e);
+    if (rc == 0) rc = make_curve(r, layer, e);
+    return rc == 0 ? profile_epsilon_for(r->p, layer, cett, epsilon, e) : rc;
+}
+
 int profile_recorder_fatrelu(struct profile_recorder *r, const struct profile_fatrelu_point *point,
                              struct err *e)
 {
@@ -347,15 +372,8 @@ static int finish_layer(struct profile_recorder *r, uint32_t layer, struct err *
         l->mean[i] = (float)(t->sum[i] / n);
         l->p99[i] = percentile(t->bins + (size_t)i * BINS, n);
     }
-    if (t->samples) {
-        l->curve = malloc(t->n_grid * sizeof *l->curve);
-        if (!l->curve) return no_memory(e);
-        for (uint32_t b = 0; b < t->n_grid; b++)
-            l->curve[b] = (struct profile_curve_point){t->grid[b], (float)(t->cett[b] / t->samples),
-                                                       (float)(t->left_out[b] / t->samples)};
-        l->n_curve = t->n_grid;
-        l->samples = t->samples;
-    }
+    int rc = make_curve(r, layer, e);
+    if (rc) return rc;
     l->run_at = malloc(((size_t)p->n_runs + 1) * sizeof *l->run_at);
     if (!l->run_at) return no_memory(e);
     l->run_at[0] = 0;

@@ -44,10 +44,10 @@ static int find_kind(const char *path, inspect_fn **out, struct err *e)
     else if (memcmp(head, "GGUF", 4) == 0 || memcmp(head, "PWRI", 4) == 0 || ends_with(path, ".gguf"))
         *out = inspect_gguf;
     else
-        return err_set(
-            e, ERR_UNSUPPORTED,
-            "'%s' is no file that Calor knows: expected GGUF, safetensors, a Hugging Face folder or .npy",
-            path);
+        return err_set(e, ERR_UNSUPPORTED,
+                       "'%s' is no file that Calor knows: expected GGUF (models, profiles), safetensors, a "
+                       "Hugging Face folder or .npy",
+                       path);
     return 0;
 }
 
@@ -74,7 +74,7 @@ const struct cli_command cmd_inspect = {
     "FILE [--json] [--tensors] [--kv KEY]",
     "Show what is in a file",
     "FILE is a GGUF model (split ones by their first part; PowerInfer's models and GPU indexes\n"
-    "too), a .safetensors file or index, a Hugging Face folder, or a .npy file. Tensors of\n"
+    "too), a profile, a .safetensors file or index, a Hugging Face folder, or a .npy file. Tensors of\n"
     "several layers are shown on one line unless --tensors is given. Shapes are as the format\n"
     "has them: GGUF begins with the length of a row, safetensors ends with it.",
     "  calor inspect model.gguf\n"

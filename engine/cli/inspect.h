@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 struct err;
+struct gguf;
 
 struct inspect {
     const char *path;
@@ -19,6 +20,8 @@ struct inspect {
 int inspect_gguf(const struct inspect *in, struct err *e);
 int inspect_safetensors(const struct inspect *in, struct err *e);
 int inspect_npy(const struct inspect *in, struct err *e);
+int inspect_profile(const struct inspect *in, struct err *e);
+bool inspect_is_profile(const struct gguf *f);
 
 /* Prints at most `width` columns of text on one line: control characters escaped, bytes that are no UTF-8 as
  * \xNN, "…" at the end when something was left out. Returns the columns used. */

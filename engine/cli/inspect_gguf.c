@@ -385,6 +385,8 @@ int inspect_gguf(const struct inspect *in, struct err *e)
     struct powerinfer_info p;
     if (in->key) {
         rc = show_key(in, f, e);
+    } else if (inspect_is_profile(f) && !in->tensors) {
+        rc = inspect_profile(in, e);
     } else {
         rc = check_powerinfer(f, &p, e);
         if (rc == 0) rc = in->json ? json_file(in, f, &p, e) : show_file(in, f, &p, e);

@@ -13,7 +13,8 @@
 #include <unistd.h>
 
 static const struct cli_command *const commands[] = {
-    &cmd_run, &cmd_tokenize, &cmd_eval, &cmd_inspect, &cmd_convert, &cmd_synth, &cmd_bench, NULL,
+    &cmd_run,   &cmd_tokenize, &cmd_eval,    &cmd_inspect, &cmd_convert,
+    &cmd_synth, &cmd_bench,    &cmd_profile, NULL,
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands - 1 };
 

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""calor profile on real models: what it counts is what the engine counts itself, files and reports say the same, and
+misuse is refused."""
+import json
+import math
+import re
+import struct
+import sys
+
+import tap
+
+MODEL = tap.ROOT / "models" / "calor-stories.gguf"
+STORY = ("Once upon a time there was a little girl who lived in a village near the forest. Whenever she went out, the little girl wore a red "
+         "riding cloak, so everyone in the village called her Little Red Riding Hood. One morning, she asked her mother if she could go to visit "
+         "her grandmother as it had been awhile since they had seen each other. That is a good idea, her mother said. So they packed a nice "
+         "basket for her to take to her grandmother. ")
+OTHER = "The ship left the harbour at dawn. Nobody on board had slept, and the captain watched the weather with a worried face. " * 12
+
+
+def profile(*args):
+    return tap.run("profile", *args)
+
+
+def layers_of_eval(model, text, context):
+    """Sparsity by layer as the engine counts it in exact mode, by another way through the code."""
+    out = tap.run("eval", model, "-f", text, "-c", context, "--mode", "exact", "-b", 1, "--json")
+    return [x["sparsity"] for x in json.loads(out.stdout)["ffn"]["layers"]]
+
+
+def bundled(d):
+    text, other, file, page = d / "a.txt", d / "b.txt", d / "a.profile", d / "a.html"
+    text.write_text(STORY * 6)
+    other.write_text(OTHER)
+    out = profile(MODEL, "-f", text, "--held-out", other, "-o", file, "--html", page, "--json")
+    if not tap.check("the bundled model is profiled", out.returncode == 0, out.stderr):
+        return
+    j = json.loads(out.stdout)
+    ids = len(tap.run("tokenize", MODEL, "-f", text).stdout.split())
+    tap.check("every token of the text is counted once", j["tokens"] == ids, (j["tokens"], ids))
+    mine, engine = [x["sparsity"] for x in j["per_layer"]], layers_of_eval(MODEL, text, 256)
+    worst = max(abs(a - b) for a, b in zip(mine, engine))
+    tap.check("sparsity of each layer is what the engine counts while decoding, to 0.5 %", worst < 0.005, (mine, engine))
+    tap.check("sparsity is the mean of the layers'", abs(j["sparsity"] - sum(mine) / len(mine)) < 1e-9, j["sparsity"])
+    cover = {round(c["hottest"], 2): c for c in j["coverage"]}
+    tap.check("coverage is given for 10, 20, 26 and 43 %", sorted(cover) == [0.1, 0.2, 0.26, 0.43], sorted(cover))
+    tap.check("coverage grows with the share, and hot neurons take more than theirs",
+              all(1 > cover[s]["calibration"] > s for s in cover) and cover[0.1]["calibration"] < cover[0.43]["calibration"], cover)
+    tap.check("held-out text is counted apart", j["tokens_held_out"] > 0 and cover[0.26]["held_out"] != cover[0.26]["calibration"], cover)
+    tap.check("reuse grows with the window", all(x["reuse"]["1"] < x["reuse"]["2"] < x["reuse"]["4"] < x["reuse"]["8"] <= 1 for x in j["per_layer"]), j)
+    tap.check("a zero threshold costs nothing, leaving everything out costs all",
+              all(x["cett"][0]["cett"] == 0 and abs(x["cett"][-1]["cett"] - 1) < 1e-3 and x["cett"][-1]["sparsity"] > 0.9999 for x in j["per_layer"]), j)
+    again = json.loads(tap.run("inspect", file, "--json").stdout)
+    tap.check("inspect reads the same from the file", again == j)
+    human = tap.run("inspect", file).stdout
+    tap.check("inspect shows the figures", f"{100 * j['sparsity']:.1f}" in human and "hottest" in human, human)
+    body = page.read_text()
+    tap.check("the page is whole and needs no network", body.endswith("</html>\n") and "http" not in body and body.count("<figure>") >= 5 and f"{100 * j['sparsity_held_out']:.1f} %" in body)
+    tap.check("the page has no number that is none", not re.search(r"\bnan\b|\binf\b", body))
+
+    profile(MODEL, "-f", text, "--held-out", other, "-o", d / "t.profile", "-t", 2)
+    tap.check("the same bytes with two threads", (d / "t.profile").read_bytes() == file.read_bytes())
+
+    out = profile(MODEL, "-f", other, "--add", file, "-o", d / "sum.profile", "--json")
+    s = json.loads(out.stdout) if out.returncode == 0 else {}
+    tap.check("--add adds the tokens up", s.get("tokens") == j["tokens"] + j["tokens_held_out"] and s.get("tokens_held_out") == j["tokens_held_out"], out.stderr)
+    want = [(a["sparsity"] * j["tokens"] + a["sparsity_held_out"] * j["tokens_held_out"]) / s["tokens"] for a in j["per_layer"]]
+    tap.check("and the counts", all(abs(a - b["sparsity"]) < 1e-9 for a, b in zip(want, s["per_layer"])), (want, s["per_layer"]))
+
+    broken = bytearray(file.read_bytes())
+    (d / "cut.profile").write_bytes(broken[:-5000])
+    out = tap.run("inspect", d / "cut.profile")
+    tap.check("a profile cut short is an error", out.returncode == 1 and "cut.profile" in out.stderr and "Traceback" not in out.stderr, out.stderr)
+
+
+def swiglu(d):
+    """SiLU has no zeros: neurons count from a CETT on."""
+    model = tap.shared("models", "stories260K.gguf")
+    if not model:
+        tap.skip("a SwiGLU model", "no shared data")
+        return
+    text, file = d / "s.txt", d / "s.profile"
+    text.write_text(STORY * 4)
+    out = profile(model, "-f", text, "-o", file, "--json", "--cett", 0.2, "--samples", 128)
+    if not tap.check("a SwiGLU model is profiled", out.returncode == 0, out.stderr):
+        return
+    j = json.loads(out.stdout)
+    tap.check("every layer has an epsilon", not j["zeros"] and all(x["epsilon"] > 0 for x in j["per_layer"]), j["per_layer"])
+    for i, x in enumerate(j["per_layer"]):
+        below = [c for c in x["cett"] if c["epsilon"] <= x["epsilon"]][-1]
+        above = [c for c in x["cett"] if c["epsilon"] > x["epsilon"]][0]
+        good = below["cett"] <= 0.2 <= above["cett"] and below["sparsity"] - 0.06 <= x["sparsity"] <= above["sparsity"] + 0.06
+        tap.check(f"layer {i}: epsilon lies where the curve crosses 0.2, and all tokens are as sparse as the sampled ones", good, (x["epsilon"], below, above, x["sparsity"]))
+    lower = json.loads(profile(model, "-f", text, "-o", d / "l.profile", "--json", "--cett", 0.05).stdout)
+    tap.check("a lower CETT leaves out fewer", lower["sparsity"] < j["sparsity"] - 0.05, (lower["sparsity"], j["sparsity"]))
+    out = profile(MODEL, "-f", text, "--add", file, "-o", d / "x.profile")
+    tap.check("a profile of another model is refused with both names",
+              out.returncode == 1 and "Calor Stories" in out.stderr and j["model"] in out.stderr and not (d / "x.profile").exists(), out.stderr)
+
+
+def relu_opt(d):
+    """An ungated ReLU model with biases and learned positions."""
+    model = tap.shared("models", "relu-opt-tinystories-char-0.2M.gguf")
+    if not model:
+        tap.skip("an OPT model", "no shared data")
+        return
+    text = d / "o.txt"
+    text.write_text(STORY * 2)
+    out = profile(model, "-f", text, "-o", d / "o.profile", "--json", "-c", 32)
+    if tap.check("an OPT model is profiled", out.returncode == 0, out.stderr):
+        mine, engine = [x["sparsity"] for x in json.loads(out.stdout)["per_layer"]], layers_of_eval(model, text, 32)
+        tap.check("sparsity of each layer is the engine's", max(abs(a - b) for a, b in zip(mine, engine)) < 0.01, (mine, engine))
+
+
+def misuse(d):
+    text = d / "m.txt"
+    text.write_text(STORY)
+    (d / "empty").write_text("")
+    for args, says in [
+        ((MODEL, "-o", d / "x"), "-f TEXT is needed"), ((MODEL, "-f", text), "-o FILE is needed"),
+        ((MODEL, "-f", d / "none", "-o", d / "x"), "none"), ((MODEL, "-f", text, "-o", d / "no" / "x"), "no/x"),
+        ((MODEL, "-f", text, "-o", d / "x", "--cett", "2"), "--cett"), ((MODEL, "-f", text, "-o", d / "x", "--sample", "2"), "--samples"),
+        ((MODEL, "-f", text, "-o", d / "x", "-c", "9"), "--context"), ((MODEL, "-f", d / "empty", "-o", d / "x"), "no tokens"),
+        ((MODEL, "-f", text, "--add", MODEL, "-o", d / "x"), "no profile"),
+    ]:
+        out = profile(*args)
+        tap.check(f"refused: {' '.join(str(a).split('/')[-1] for a in args)}", out.returncode in (1, 2) and says in out.stderr and not (d / "x").exists(), out.stderr)
+
+
+def main():
+    d = tap.temp()
+    bundled(d)
+    swiglu(d)
+    relu_opt(d)
+    misuse(d)
+    tap.done()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
