@@ -40,10 +40,10 @@ for c in commands:
         args = ["-o", "/nonexistent/y.gguf", "--shape", "1b"] if c == "synth" else [arg]
         if c in ("tokenize", "run"):
             args += ["-p", "x"]
-        if c == "eval":
+        if c in ("eval", "profile"):
             args += ["-f", "/nonexistent/text"]
-        if c == "convert":
-            args += ["-o", str(tap.temp() / "converted.gguf")]
+        if c in ("convert", "profile"):
+            args += ["-o", str(tap.temp() / "made")]
         out = tap.run(c, *args)
         tap.check(f"{c} {arg}: an error", one_error(out, 1, "/"), out)
 

@@ -56,7 +56,7 @@ static void texts_are_escaped(void **state)
 static void pages_are_well_formed(void **state)
 {
     (void)state;
-    static const char *const heads[] = {"a", "<b>"}, *const labels[] = {"<x>", "y&"};
+    static const char *const heads[] = {"a", "<b>"}, *const labels[] = {"<x>", "y&", "z"};
     struct strbuf b;
     struct html_table t;
     strbuf_init(&b);
