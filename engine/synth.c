@@ -18,9 +18,8 @@
  * each, so who makes them does not matter; both are multiples of every block length. */
 enum { PIECE = 1 << 16, BATCH_PIECES = 64, QUANTILES = 1 << 16 };
 
-/* Inverse of the standard normal's distribution function (P. J. Acklam's rational approximation, relative
- * error below 1.2e-9). */
-static double normal_quantile(double p)
+/* P. J. Acklam's rational approximation, relative error below 1.2e-9. */
+double synth_normal_quantile(double p)
 {
     static const double a[] = {-3.969683028665376e+01, 2.209460984245205e+02,  -2.759285104469687e+02,
                                1.383577518672690e+02,  -3.066479806614716e+01, 2.506628277459239e+00};
@@ -48,9 +47,10 @@ struct job {
     const float *quantile; /* QUANTILES values of the standard normal, ascending: 16 random bits pick one */
     uint64_t seed;
     uint64_t first, count; /* values of this batch */
+    uint64_t piece;        /* values */
     size_t piece_bytes;
     unsigned char *out;
-    float *values; /* PIECE a thread */
+    float *values; /* a piece a thread */
     _Atomic int rc;
     struct err err; /* of the first thread that failed */
 };
@@ -80,11 +80,15 @@ static void fill(float *v, uint64_t n, const struct job *j, uint64_t seed)
 static void make_pieces(struct team_member *m, void *arg)
 {
     struct job *j = arg;
-    float *v = j->values + (size_t)m->ith * PIECE;
-    int64_t pieces = (int64_t)((j->count + PIECE - 1) / PIECE), p;
+    float *v = j->values + (size_t)m->ith * j->piece;
+    int64_t pieces = (int64_t)((j->count + j->piece - 1) / j->piece), p;
     while (team_next(m, 0, pieces, 1, &p)) {
-        uint64_t begin = (uint64_t)p * PIECE, n = j->count - begin < PIECE ? j->count - begin : PIECE;
-        fill(v, n, j, piece_seed(j->seed, 0, j->first / PIECE + (uint64_t)p));
+        uint64_t begin = (uint64_t)p * j->piece,
+                 n = j->count - begin < j->piece ? j->count - begin : j->piece;
+        fill(v, n, j, piece_seed(j->seed, 0, j->first / j->piece + (uint64_t)p));
+        if (j->t->fill == SYNTH_PLANTED) /* pieces of whole rows */
+            for (uint64_t i = 0; i < n; i += j->t->ne[0])
+                synth_plant_row(j->t, (j->first + begin + i) / j->t->ne[0], v + i);
         struct err e;
         int rc = kern_encode(j->t->type, j->out + (size_t)p * j->piece_bytes, v, (int64_t)n, &e);
         int none = 0;
@@ -100,19 +104,27 @@ struct synth {
     uint64_t total, done; /* values */
 };
 
+/* Planted tensors are made in whole rows. */
+static uint64_t piece_values(const struct synth_tensor *t)
+{
+    if (t->fill != SYNTH_PLANTED) return PIECE;
+    return t->ne[0] > PIECE ? t->ne[0] : PIECE / t->ne[0] * t->ne[0];
+}
+
 static int write_tensor(struct synth *y, struct gguf_writer *w, const struct synth_tensor *t, int index,
                         struct err *e)
 {
-    uint64_t n = t->ne[0] * t->ne[1];
+    uint64_t n = t->ne[0] * t->ne[1], piece = piece_values(t);
     const struct dtype_info *info = dtype_info(t->type);
     struct job j = {.t = t,
                     .quantile = y->quantile,
                     .seed = piece_seed(y->s->seed, (uint64_t)index + 1, 0),
-                    .piece_bytes = (size_t)(PIECE / info->block) * info->bytes,
+                    .piece = piece,
+                    .piece_bytes = (size_t)(piece / info->block) * info->bytes,
                     .out = y->out,
                     .values = y->values};
     for (; j.first < n; j.first += j.count) {
-        uint64_t most = (uint64_t)PIECE * BATCH_PIECES;
+        uint64_t most = piece * BATCH_PIECES;
         j.count = n - j.first < most ? n - j.first : most;
         team_run(y->team, make_pieces, &j);
         if (atomic_load(&j.rc)) {
@@ -149,20 +161,24 @@ int synth_write(const struct synth_settings *s, struct err *e)
     struct gguf_writer *w = NULL;
     int n = 0, rc;
     struct synth_tensor *t = synth_tensors(s, &n);
+    uint64_t piece = PIECE;
     if (!t) return err_set(e, ERR_NOMEM, "no memory for the list of tensors");
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++)
         if ((rc = check_type(s, &t[i], e))) goto out;
+    if (s->stats.sparsity != 0 && (rc = synth_plant(s, t, n, e))) goto out;
+    for (int i = 0; i < n; i++) {
         y.total += t[i].ne[0] * t[i].ne[1];
+        if (piece_values(&t[i]) > piece) piece = piece_values(&t[i]);
     }
     if ((rc = team_create(&y.team, &(struct team_settings){.threads = s->threads}, e))) goto out;
     y.quantile = malloc(QUANTILES * sizeof *y.quantile);
-    y.values = malloc((size_t)team_size(y.team) * PIECE * sizeof *y.values);
-    y.out = malloc((size_t)BATCH_PIECES * PIECE * sizeof(float)); /* no type is wider than F32 */
+    y.values = malloc((size_t)team_size(y.team) * piece * sizeof *y.values);
+    y.out = malloc((size_t)BATCH_PIECES * piece * sizeof(float)); /* no type is wider than F32 */
     if (!y.quantile || !y.values || !y.out) {
         rc = err_set(e, ERR_NOMEM, "no memory for the buffers of %d threads", team_size(y.team));
         goto out;
     }
-    for (int i = 0; i < QUANTILES; i++) y.quantile[i] = (float)normal_quantile((i + 0.5) / QUANTILES);
+    for (int i = 0; i < QUANTILES; i++) y.quantile[i] = (float)synth_normal_quantile((i + 0.5) / QUANTILES);
 
     if ((rc = gguf_writer_create(&w, s->path, e))) goto out;
     if ((rc = synth_put_metadata(w, s, e))) goto out;
@@ -178,6 +194,6 @@ out:
     free(y.quantile);
     free(y.values);
     free(y.out);
-    free(t);
+    synth_tensors_free(t, n);
     return rc;
 }

@@ -114,10 +114,17 @@ static uint32_t file_type(enum dtype t)
     }
 }
 
+const char *synth_activation(const struct synth_settings *s)
+{
+    if (s->activation) return s->activation;
+    if (s->stats.sparsity != 0) return "relu";
+    return strcmp(s->shape.arch, "falcon") == 0 ? "gelu" : "silu";
+}
+
 static int put_activation(struct gguf_writer *w, const struct synth_settings *s, struct err *e)
 {
     const char *arch = s->shape.arch;
-    const char *text = s->activation ? s->activation : strcmp(arch, "falcon") == 0 ? "gelu" : "silu";
+    const char *text = synth_activation(s);
     struct activation act;
     int rc = activation_parse(&act, text, strlen(text), NAN, e);
     if (rc) return rc;

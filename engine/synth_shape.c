@@ -188,3 +188,9 @@ struct synth_tensor *synth_tensors(const struct synth_settings *s, int *n)
     *n = l.n;
     return l.t;
 }
+
+void synth_tensors_free(struct synth_tensor *t, int n)
+{
+    for (int i = 0; t && i < n; i++) free(t[i].along);
+    free(t);
+}

@@ -22,10 +22,20 @@ struct synth_shape {
  * is wrong. */
 int synth_shape_parse(struct synth_shape *out, const char *text, struct err *e);
 
+/* Activation statistics planted in the weights, so that every forward pass shows them. They hold on average
+ * over long inputs, from the first 50 tokens or so on; see engine/synth_plant.c for how. */
+struct synth_stats {
+    double sparsity;       /* share of zeros after the activation, over all layers; 0: nothing is planted */
+    double spread;         /* the first layer has sparsity - spread, the last + spread, linear between */
+    double hot, hot_share; /* the hottest `hot` of the neurons take `hot_share` of the activations */
+    double persistence;    /* share of a token's active neurons that were active at the token before */
+};
+
 struct synth_settings {
     struct synth_shape shape;
     enum dtype type, output_type; /* of the matrices; of output.weight */
     const char *activation;       /* "silu", "fatrelu:0.01" …; NULL: the architecture's */
+    struct synth_stats stats;     /* zero: none */
     uint64_t seed;
     int threads;      /* 0: default */
     const char *path; /* replaced in one step when the file is complete */

@@ -4,7 +4,10 @@
 #include "base/err.h"
 #include "engine/tools.h"
 
+#include <math.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 static int on_progress(double done, void *arg)
 {
@@ -12,11 +15,23 @@ static int on_progress(double done, void *arg)
     return cli_interrupted();
 }
 
+/* "0.26:0.8" */
+static bool parse_hotness(struct synth_stats *s, const char *text)
+{
+    char *end;
+    s->hot = strtod(text, &end);
+    if (end == text || *end++ != ':') return false;
+    text = end;
+    s->hot_share = strtod(text, &end);
+    return end != text && !*end && s->hot > 0 && s->hot < 1 && s->hot_share > 0 && s->hot_share <= 1;
+}
+
 static int run(const struct cli_command *self, int argc, char **argv)
 {
-    const char *shape = NULL, *type = "q4_0", *output_type = NULL;
+    const char *shape = NULL, *type = "q4_0", *output_type = NULL, *hotness = NULL;
     int64_t threads = 0;
     struct synth_settings s = {.seed = 1};
+    struct synth_stats stats = {.sparsity = NAN, .spread = NAN, .persistence = NAN};
     const struct cli_opt opts[] = {
         {0, "shape", CLI_STR, &shape, "SHAPE",
          "tinyllama-1b, llama2-7b, llama2-13b, llama2-70b, falcon-40b, 1b, 7b, 13b,\n"
@@ -26,7 +41,18 @@ static int run(const struct cli_command *self, int argc, char **argv)
         {0, "output-type", CLI_STR, &output_type, "TYPE",
          "of output.weight (default: q6_k beside q4_0, q4_k, q5_k, else as --type)"},
         {0, "activation", CLI_STR, &s.activation, "NAME",
-         "silu, gelu, relu, relu2, fatrelu:T, drelu (default: silu; gelu for falcon)"},
+         "silu, gelu, relu, relu2, fatrelu:T, drelu (default: silu; gelu for falcon;\n"
+         "relu with --sparsity)"},
+        {0, "sparsity", CLI_FLOAT, &stats.sparsity, "S",
+         "plant activation statistics: S of the FFN's activations are zero (0 < S < 1),\n"
+         "a few neurons take most of the others, and most stay active from token to token",
+         -1e9, 1e9},
+        {0, "spread", CLI_FLOAT, &stats.spread, "D",
+         "the first layer's sparsity is S-D, the last's S+D (default 0)", -1, 1},
+        {0, "hotness", CLI_STR, &hotness, "N:A",
+         "the hottest N of the neurons take A of the activations (default 0.26:0.8)"},
+        {0, "persistence", CLI_FLOAT, &stats.persistence, "P",
+         "share of a token's active neurons that were active before (default 0.82)", 0, 1},
         {0, "seed", CLI_U64, &s.seed, "N", "of the random weights (default 1): same seed, same file"},
         {'t', "threads", CLI_INT, &threads, "N", "default: one a physical core", 1, 1024},
         {'o', "output", CLI_STR, &s.path, "FILE", "the file to write"},
@@ -43,6 +69,21 @@ static int run(const struct cli_command *self, int argc, char **argv)
     if (output_type && !dtype_parse(output_type, &s.output_type))
         return cli_usage(self, "--output-type: '%.60s' is no element type", output_type);
     s.threads = (int)threads;
+    if (isnan(stats.sparsity)) {
+        if (!isnan(stats.spread) || hotness || !isnan(stats.persistence))
+            return cli_usage(self, "--spread, --hotness and --persistence need --sparsity S");
+    } else {
+        s.stats = stats;
+        s.stats.spread = isnan(stats.spread) ? 0 : stats.spread;
+        s.stats.persistence = isnan(stats.persistence) ? 0.82 : stats.persistence;
+        if (!(stats.sparsity > 0 && stats.sparsity < 1))
+            return cli_usage(self,
+                             "--sparsity %.6g: expected a share of zeros between 0 and 1, both excluded",
+                             stats.sparsity);
+        if (!parse_hotness(&s.stats, hotness ? hotness : "0.26:0.8"))
+            return cli_usage(
+                self, "--hotness %.60s: expected N:A, two shares between 0 and 1, such as 0.26:0.8", hotness);
+    }
 
     struct progress p;
     progress_start(&p, cli_progress(), "synth", stderr);
@@ -60,12 +101,20 @@ static int run(const struct cli_command *self, int argc, char **argv)
 
 const struct cli_command cmd_synth = {
     "synth",
-    "--shape SHAPE [--type TYPE] [--activation NAME] [--seed N] -o OUT.gguf",
+    "--shape SHAPE [--type TYPE] [--activation NAME] [--sparsity S] [--seed N] -o OUT.gguf",
     "Write a model of random weights in a real model's shape",
     "Weights are random at the scale of trained ones: the model computes finite, varied, meaningless\n"
-    "output at the speed of a real one. It has a working vocabulary. For measuring and testing.",
+    "output at the speed of a real one. It has a working vocabulary. For measuring and testing.\n"
+    "With --sparsity its neurons are as often silent as those of a trained ReLU model, at every layer and "
+    "for\n"
+    "any input, once 20 tokens or so have passed; sparsity, hotness and persistence come out within a few\n"
+    "points of what is asked, closer the wider the model.",
     "  calor synth --shape 1b --type q4_0 -o 1b-q4_0.gguf\n"
     "  calor synth --shape d=256,f=1024,layers=2,heads=8,kv=2,vocab=512 --type f16 --activation relu -o "
-    "tiny.gguf",
+    "tiny.gguf\n"
+    "  calor synth --shape llama2-7b --activation relu --sparsity 0.888 --spread 0.05 -o sparse-7b.gguf\n"
+    "  calor synth --shape 13b --activation fatrelu:0.01 --sparsity 0.9 --hotness 0.2:0.7 --persistence 0.8 "
+    "-o "
+    "sparse-13b.gguf",
     run,
 };

@@ -23,7 +23,7 @@ static uint64_t parameters(const char *shape, int *n)
         assert_true(t[i].scale > 0 && isfinite(t[i].scale));
         for (int k = 0; k < i; k++) assert_string_not_equal(t[i].name, t[k].name);
     }
-    free(t);
+    synth_tensors_free(t, *n);
     return sum;
 }
 
