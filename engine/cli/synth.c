@@ -105,16 +105,17 @@ const struct cli_command cmd_synth = {
     "Write a model of random weights in a real model's shape",
     "Weights are random at the scale of trained ones: the model computes finite, varied, meaningless\n"
     "output at the speed of a real one. It has a working vocabulary. For measuring and testing.\n"
-    "With --sparsity its neurons are as often silent as those of a trained ReLU model, at every layer and "
-    "for\n"
-    "any input, once 20 tokens or so have passed; sparsity, hotness and persistence come out within a few\n"
-    "points of what is asked, closer the wider the model.",
+    "With --sparsity its neurons are as often silent as those of a trained ReLU model. For random tokens, "
+    "after\n"
+    "the first 20 or so, sparsity comes out within a point of what is asked, hotness and persistence within "
+    "two\n"
+    "for relu, fatrelu and drelu, within four for relu2; text repeats tokens, so its hot neurons are hotter. "
+    "In\n"
+    "falcon's shape the first layer sees no context: its persistence is lower.",
     "  calor synth --shape 1b --type q4_0 -o 1b-q4_0.gguf\n"
     "  calor synth --shape d=256,f=1024,layers=2,heads=8,kv=2,vocab=512 --type f16 --activation relu -o "
     "tiny.gguf\n"
     "  calor synth --shape llama2-7b --activation relu --sparsity 0.888 --spread 0.05 -o sparse-7b.gguf\n"
-    "  calor synth --shape 13b --activation fatrelu:0.01 --sparsity 0.9 --hotness 0.2:0.7 --persistence 0.8 "
-    "-o "
-    "sparse-13b.gguf",
+    "  calor synth --shape 13b --activation fatrelu:0.01 --sparsity 0.9 --hotness 0.2:0.7 -o 13b.gguf",
     run,
 };
