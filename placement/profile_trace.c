@@ -167,11 +167,21 @@ static void walk_run(struct company *c, const struct profile *p, uint32_t layer,
     }
 }
 
+/* Bits that two rows share. In plain operations, several words at once: without the popcnt instruction, which
+ * not every machine this is built for has, the compiler's own is a call and a table. */
 static uint32_t shared(const uint64_t *a, const uint64_t *b, size_t words)
 {
-    uint32_t n = 0;
-    for (size_t i = 0; i < words; i++) n += (uint32_t)__builtin_popcountll(a[i] & b[i]);
-    return n;
+    uint64_t sum = 0;
+    for (size_t i = 0; i < words; i++) {
+        uint64_t v = a[i] & b[i];
+        v -= v >> 1 & 0x5555555555555555u;
+        v = (v & 0x3333333333333333u) + (v >> 2 & 0x3333333333333333u);
+        v = (v + (v >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+        v += v >> 8;
+        v += v >> 16;
+        sum += (v + (v >> 32)) & 0x7f;
+    }
+    return (uint32_t)sum;
 }
 
 /* The top of neuron i's company, most frequent first, then by number: returns how many. */
