@@ -62,6 +62,7 @@ static void scale_init(struct scale *s, const struct svg_axis *axis, double low,
         high = low + (low != 0.0 ? fabs(low) : 1.0);
     }
     s->step = axis->scale == SVG_LOG ? 0.0 : nice(high - low, upright ? 5 : 8);
+    if (axis->unit == SVG_WHOLE && s->step < 1.0) s->step = 1.0;
     if (axis->scale == SVG_LINEAR && !axis->fixed && upright) {
         high = ceil(high / s->step - 1e-9) * s->step;
         low = floor(low / s->step + 1e-9) * s->step;

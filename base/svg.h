@@ -9,7 +9,7 @@
 struct strbuf;
 
 enum svg_scale { SVG_LINEAR, SVG_LOG };
-enum svg_unit { SVG_PLAIN, SVG_PERCENT /* shares 0 … 1 */ };
+enum svg_unit { SVG_PLAIN, SVG_PERCENT /* shares 0 … 1 */, SVG_WHOLE /* no ticks between whole numbers */ };
 
 struct svg_axis {
     const char *label;

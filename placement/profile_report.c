@@ -172,7 +172,7 @@ static void cards(const struct profile *p, struct strbuf *b)
     enum profile_text text = held ? PROFILE_HELD_OUT : PROFILE_CALIBRATION;
     const char *which = held ? "held out" : "calibration text";
     html_cards_begin(b);
-    snprintf(note, sizeof note, "of neurons silent, %s", which);
+    snprintf(note, sizeof note, "of neurons not active, %s", which);
     html_card(b, "Sparsity", percent(profile_sparsity_all(p, text), v, sizeof v), note);
     for (int k = 2; k < SHARES; k++) {
         snprintf(note, sizeof note, "of activations %s (%s calibrated)", which,
@@ -258,7 +258,7 @@ static int layer_charts(const struct profile *p, struct strbuf *b, struct err *e
     s[1] = (struct svg_series){"held out", x, y + L, L, .points = true};
     struct svg_chart c = {
         .title = "Sparsity by layer",
-        .x = {.label = "layer"},
+        .x = {.label = "layer", .unit = SVG_WHOLE},
         .y = {.label = "neurons not active", .unit = SVG_PERCENT, .fixed = true, .low = 0, .high = 1}};
     int texts = p->tokens[PROFILE_HELD_OUT] ? 2 : 1;
     double least = 1.0;
@@ -303,6 +303,10 @@ static void cett_chart(const struct profile *p, struct strbuf *b)
         .title = "What leaving out the weakest neurons costs (CETT)",
         .x = {.label = "neurons left out", .unit = SVG_PERCENT, .fixed = true, .low = 0, .high = 1},
         .y = {.label = "CETT", .fixed = true, .low = 0, .high = 1}};
+    double least = 1.0; /* what is zero anyway costs nothing */
+    for (uint32_t k = 0; k < n; k++)
+        if (s[k].n > 1 && x[k][1] < least) least = x[k][1];
+    c.x.low = least < 1.0 ? floor(10.0 * least) / 10.0 : 0.0;
     svg_lines(b, &c, s, n);
 }
 
