@@ -2,11 +2,10 @@
 """calor profile on real models: what it counts is what the engine counts itself, files and reports say the same, and
 misuse is refused."""
 import json
-import math
 import re
-import struct
 import sys
 
+import plain_llama
 import tap
 
 MODEL = tap.ROOT / "models" / "calor-stories.gguf"
@@ -97,6 +96,36 @@ def swiglu(d):
               out.returncode == 1 and "Calor Stories" in out.stderr and j["model"] in out.stderr and not (d / "x.profile").exists(), out.stderr)
 
 
+def by_definition(d):
+    """A short text in one window, all its tokens sampled, against plain Python from the definitions."""
+    path = tap.shared("models", "stories260K.gguf")
+    if not path:
+        tap.skip("figures from their definitions", "no shared data")
+        return
+    text = d / "def.txt"
+    text.write_text(STORY[:330])
+    out = profile(path, "-f", text, "-o", d / "def.profile", "--json", "--samples", 1000)
+    if not tap.check("a short text is profiled", out.returncode == 0, out.stderr):
+        return
+    j = json.loads(out.stdout)
+    ids = [int(i) for i in tap.run("tokenize", path, "-f", text).stdout.split()]
+    model = plain_llama.Llama(path)
+    for n, (h, got) in enumerate(zip(model.hidden(ids), j["per_layer"])):
+        norms, f, eps = model.norms(n), j["neurons"], got["epsilon"]
+        active = [{i for i in range(f) if abs(t[i]) * norms[i] >= eps} for t in h]
+        sparsity = 1 - sum(map(len, active)) / (len(h) * f)
+        tap.check(f"layer {n}: sparsity", abs(got["sparsity"] - sparsity) < 3e-3, (got["sparsity"], sparsity))
+        tap.check(f"layer {n}: CETT at its epsilon is 0.2", abs(model.cett(n, h, eps) - 0.2) < 6e-3, model.cett(n, h, eps))
+        for c in got["cett"][20::30]:
+            want = model.cett(n, h, c["epsilon"])
+            tap.check(f"layer {n}: CETT at {c['epsilon']:.3g}", abs(want - c["cett"]) < 6e-3, (want, c))
+        for k in (1, 2, 4, 8):
+            want = plain_llama.reuse(active, k)
+            tap.check(f"layer {n}: reuse {k}", abs(want - got["reuse"][str(k)]) < 6e-3, (want, got["reuse"]))
+        want = plain_llama.gap(active, f)
+        tap.check(f"layer {n}: gap", abs(want - got["gap"]) < 6e-3, (want, got["gap"]))
+
+
 def relu_opt(d):
     """An ungated ReLU model with biases and learned positions."""
     model = tap.shared("models", "relu-opt-tinystories-char-0.2M.gguf")
@@ -130,6 +159,7 @@ def main():
     d = tap.temp()
     bundled(d)
     swiglu(d)
+    by_definition(d)
     relu_opt(d)
     misuse(d)
     tap.done()

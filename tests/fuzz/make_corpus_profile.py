@@ -87,7 +87,7 @@ SEEDS = {
     "trace-short": profile(trace=TRACE[:-1]),
     "trace-long": profile(trace=TRACE + b"\x00"),
     "trace-past-f": profile(trace=TRACE[:-1] + bytes([F])),
-    "trace-bitmap-past-f": profile(trace=token([0, 3, 10]) + token([]) + b"\x19\xff\x0f" + token([5])),
+    "trace-bitmap-past-f": profile(trace=token([0, 3, 10]) + token([]) + b"\x17\xff\x0e" + token([5])),
     "trace-bitmap-count": profile(trace=token([0, 3, 10]) + token([]) + b"\x15\xff\x07" + token([5])),
     "trace-long-number": profile(trace=b"\x80\x80\x80\x80\x80\x00" + TRACE),
 }

@@ -280,6 +280,42 @@ static void everything_is_counted(void **state)
     }
 }
 
+/* Steps of half an octave: all of one neuron's magnitudes lie in one, and so must its percentile. */
+static void percentiles_stay_in_their_step(void **state)
+{
+    (void)state;
+    static const float values[] = {1e-9f, 1.001f, 1.413f, 1.415f, 1.999f, 2.001f, 0.7072f, 0.7070f, 1e6f};
+    enum { N = sizeof values / sizeof *values };
+    struct err e;
+    struct profile_recorder *r;
+    struct profile *p;
+    struct profile_settings s = {.subject = subject};
+    float h[N], norms[N];
+    s.subject.layers = 1;
+    s.subject.neurons = N;
+    for (int i = 0; i < N; i++) {
+        norms[i] = 0.5f;
+        h[i] = i % 2 ? -2.0f * values[i] : 2.0f * values[i];
+    }
+    OK(profile_recorder_create(&r, &s, &e));
+    OK(profile_recorder_layer(r, 0, norms, 0, &e));
+    OK(profile_recorder_begin(r, PROFILE_CALIBRATION, 0, 0, 0, &e));
+    for (uint32_t t = 0; t < 300; t++) OK(profile_recorder_add(r, 0, t, 1, h, &e));
+    OK(profile_recorder_finish(&p, r, &e));
+    profile_recorder_destroy(&r);
+    for (int i = 1; i < N - 1; i++) {
+        double low = exp2(floor(2.0 * log2((double)values[i])) / 2.0);
+        double got = (double)profile_p99_magnitude(p, 0)[i];
+        assert_true(got >= low * 0.999 && got <= low * 1.4143);
+    }
+    /* What lies outside of the histogram is counted at its ends: 2^-24 and 2^8. */
+    assert_float_equal(profile_p99_magnitude(p, 0)[0], exp2(-24 + 0.495), 1e-10);
+    assert_float_equal(profile_p99_magnitude(p, 0)[N - 1], exp2(7.5 + 0.495), 1e-3);
+    assert_int_equal(profile_runs(p), 0);
+    assert_true(isnan(profile_gap(p, 0)) && isnan(profile_reuse(p, 0, 0)));
+    profile_close(&p);
+}
+
 /* Mean over tokens of ‖Σ outputs below epsilon‖/‖Σ outputs‖, straight from the definition. */
 static double cett_of(const struct data *x, int l, int tokens, double epsilon, double *left_out)
 {
@@ -607,10 +643,15 @@ static void damaged_files_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(everything_is_counted),       cmocka_unit_test(cett_follows_its_definition),
-        cmocka_unit_test(files_keep_everything),       cmocka_unit_test(merging_is_recording_at_once),
-        cmocka_unit_test(lists_take_the_shorter_form), cmocka_unit_test(misuse_is_refused),
-        cmocka_unit_test(damaged_files_are_refused),   cmocka_unit_test(big_profiles_are_bounded),
+        cmocka_unit_test(percentiles_stay_in_their_step),
+        cmocka_unit_test(everything_is_counted),
+        cmocka_unit_test(cett_follows_its_definition),
+        cmocka_unit_test(files_keep_everything),
+        cmocka_unit_test(merging_is_recording_at_once),
+        cmocka_unit_test(lists_take_the_shorter_form),
+        cmocka_unit_test(misuse_is_refused),
+        cmocka_unit_test(damaged_files_are_refused),
+        cmocka_unit_test(big_profiles_are_bounded),
     };
     return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
 }
