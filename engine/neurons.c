@@ -10,7 +10,6 @@
 #include "io/gguf.h"
 
 #include <math.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -38,8 +37,7 @@ struct job {
     size_t stride, up_bytes; /* down's part begins up_bytes into a bundle */
     struct kern_split_dst dst;
     const uint8_t *up, *down; /* the file's */
-    struct err *errs;         /* one a thread */
-    atomic_int failed;
+    struct err *errs;         /* one a thread: code 0 where all went well */
     bool planes;
 };
 
@@ -83,7 +81,6 @@ static void turn_decoded(struct job *j, int ith, int64_t c0, int64_t c1)
     }
     free(row);
     free(half);
-    if (r < 0) atomic_store(&j->failed, 1);
 }
 
 static void lay_out_part(struct team_member *t, void *arg)
@@ -95,18 +92,17 @@ static void lay_out_part(struct team_member *t, void *arg)
     while (team_next(t, SLOT_TILES, tiles + (j->gate ? 2 : 1) * copies, 1, &k)) {
         if (k >= tiles + copies) {
             int64_t i0 = (k - tiles - copies) * TILE, i1 = i0 + TILE < f ? i0 + TILE : f;
-            if (kern_planes_split(j->gate->type, &l->by.planes, j->gate->data, j->gate->row_bytes, d, i0, i1,
-                                  NULL, &j->errs[t->ith]) < 0)
-                atomic_store(&j->failed, 1);
+            kern_planes_split(j->gate->type, &l->by.planes, j->gate->data, j->gate->row_bytes, d, i0, i1,
+                              NULL, &j->errs[t->ith]);
             continue;
         }
         if (k < tiles) {
             int64_t c0 = k * TILE, c1 = c0 + TILE < d ? c0 + TILE : d;
             if (j->how == TURN_FLOATS) turn_floats(j, c0, c1, float_bytes(l->down.type));
             if (j->how == TURN_DECODE) turn_decoded(j, t->ith, c0, c1);
-            if (j->how == TURN_SPLIT && kern_split(l->down.type, &j->dst, j->down, l->down.row_bytes, d, f, 0,
-                                                   f, c0, c1, &j->errs[t->ith]) < 0)
-                atomic_store(&j->failed, 1);
+            if (j->how == TURN_SPLIT)
+                kern_split(l->down.type, &j->dst, j->down, l->down.row_bytes, d, f, 0, f, c0, c1,
+                           &j->errs[t->ith]);
             continue;
         }
         int64_t i0 = (k - tiles) * TILE, i1 = i0 + TILE < f ? i0 + TILE : f;
@@ -214,7 +210,6 @@ static int lay_out_layer(struct job *j, struct err *e)
     j->gate = NULL;
     int r = j->planes ? make_planes(j, e) : 0;
     if (r < 0) return r;
-    atomic_store(&j->failed, 0);
     team_run(m->team, lay_out_part, j);
     for (int i = 0; i < team_size(m->team); i++)
         if (j->errs[i].code < 0) {
@@ -309,6 +304,8 @@ int neurons_norms(struct calor_model *m, struct err *e)
     size_t d = m->hp.width, threads = (size_t)team_size(m->team);
     struct norms_job j = {.m = m};
     int r = 0;
+    /* Sessions may be opened by several threads; the lock also holds others off the team. */
+    pthread_mutex_lock(&m->run_lock);
     for (uint32_t i = 0; i < m->hp.layers; i++) {
         const struct kern_down *k = m->layers[i].by.kind;
         if (k && up64(k->scratch_bytes(m->hp.width)) > j.scratch_bytes)
@@ -325,11 +322,10 @@ int neurons_norms(struct calor_model *m, struct err *e)
             r = err_set(e, ERR_NOMEM, "no memory for the norms of the neurons");
             break;
         }
-        pthread_mutex_lock(&m->run_lock);
         team_run(m->team, norms_part, &j);
-        pthread_mutex_unlock(&m->run_lock);
         j.l->by.norms = j.norms;
     }
+    pthread_mutex_unlock(&m->run_lock);
     free(j.rows);
     free(j.scratch);
     return r;

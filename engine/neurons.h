@@ -58,7 +58,8 @@ struct mat *neurons_gate(struct layer *l);
 /* Rows [i, i + n) of a gate in planes, put together again at dst, row_bytes apart as in the file. */
 void neurons_gate_rows(const struct calor_model *m, uint32_t layer, int64_t i, int64_t n, uint8_t *dst);
 
-/* Computes the norms of all layers where they are not there yet. One thread at a time. */
+/* Computes the norms of all layers where they are not there yet. Any thread that holds no lock of the model.
+ */
 int neurons_norms(struct calor_model *m, struct err *e);
 
 /* Rows of down that neurons_panel puts together at once. */

@@ -166,6 +166,53 @@ static void pack_high(enum dtype t, struct tile *k, int n)
     }
 }
 
+/* The same the other way. */
+static void unpack_low(enum dtype t, struct tile *k, int n)
+{
+    if (t == DT_Q8_0) {
+        memcpy(k->code, k->bytes, sizeof k->code);
+        return;
+    }
+    for (int b = 0; b < 64; b++) {
+        uint8_t *even = k->code[32 * (b % 4) + b / 4], *odd = k->code[32 * (b % 4) + 16 + b / 4];
+        for (int i = 0; i < n; i++) {
+            even[i] = k->bytes[b][i] & 15;
+            odd[i] = k->bytes[b][i] >> 4;
+        }
+    }
+}
+
+static void unpack_high(enum dtype t, struct tile *k, int n)
+{
+    bool five = t == DT_Q5_K;
+    for (int b = 0; b < (five ? 16 : 32); b++)
+        for (int m = 0; m < (five ? 8 : 4); m++) {
+            int c = five ? 16 * (b / 2) + 8 * (b % 2) + m : 16 * (4 * (b % 2) + m) + b / 2;
+            int shift = five ? m : 2 * m, mask = five ? 1 : 3;
+            for (int i = 0; i < n; i++) k->code[c][i] |= (uint8_t)((k->bytes[b][i] >> shift & mask) << 4);
+        }
+}
+
+/* The tile's bytes to and from neurons first … first + n of the file; `part` is that byte of the neuron
+ * stored first. */
+static void scatter(const struct tile *k, uint8_t *part, size_t stride, const uint32_t *at, int64_t first,
+                    int n, size_t bytes)
+{
+    for (int i = 0; i < n; i++) {
+        uint8_t *to = part + (at ? at[first + i] : (size_t)(first + i)) * stride;
+        for (size_t j = 0; j < bytes; j++) to[j] = k->bytes[j][i];
+    }
+}
+
+static void gather(struct tile *k, const uint8_t *part, size_t stride, const uint32_t *at, int64_t first,
+                   int n, size_t bytes)
+{
+    for (int i = 0; i < n; i++) {
+        const uint8_t *from = part + (at ? at[first + i] : (size_t)(first + i)) * stride;
+        for (size_t j = 0; j < bytes; j++) k->bytes[j][i] = from[j];
+    }
+}
+
 /* Types and ranges that a layout can hold. */
 static int check(enum dtype t, int64_t d, int64_t f, int64_t i0, int64_t i1, int64_t c0, int64_t c1,
                  struct err *e)
@@ -255,18 +302,10 @@ int kern_split(enum dtype t, const struct kern_split_dst *dst, const void *src, 
             }
             size_t tile = (size_t)(c / DOWN_TILE), behind = (size_t)down_tiles(d) * low;
             pack_low(t, &k, n);
-            for (int i = 0; i < n; i++) {
-                uint8_t *to = dst->rows + (dst->at ? dst->at[first + i] : (size_t)(first + i)) * dst->stride +
-                              tile * low;
-                for (size_t j = 0; j < low; j++) to[j] = k.bytes[j][i];
-            }
+            scatter(&k, dst->rows + tile * low, dst->stride, dst->at, first, n, low);
             if (!high) continue;
             pack_high(t, &k, n);
-            for (int i = 0; i < n; i++) {
-                uint8_t *to = dst->rows + (dst->at ? dst->at[first + i] : (size_t)(first + i)) * dst->stride +
-                              behind + tile * high;
-                for (size_t j = 0; j < high; j++) to[j] = k.bytes[j][i];
-            }
+            scatter(&k, dst->rows + behind + tile * high, dst->stride, dst->at, first, n, high);
         }
     }
     return 0;
@@ -278,18 +317,18 @@ int kern_unsplit(enum dtype t, void *dst, size_t row_bytes, const struct kern_do
     int bad = check(t, d, f, 0, f, c0, c1, e);
     if (bad < 0) return bad;
     const struct dtype_info *info = dtype_info((uint32_t)t);
-    const int zero = t == DT_Q4_0 ? 8 : t == DT_Q6_K ? 32 : 0;
-    int64_t tiles = down_tiles(d);
+    const size_t low = down_low_bytes(t), high = down_high_bytes(t);
     for (int64_t first = 0; first < f; first += 256) {
         int n = f - first < 256 ? (int)(f - first) : 256;
         for (int64_t c = c0; c < c1; c += DOWN_TILE) {
             struct tile k;
             int rows = c1 - c < DOWN_TILE ? (int)(c1 - c) : DOWN_TILE;
-            for (int i = 0; i < n; i++) {
-                int8_t codes[DOWN_TILE];
-                down_codes(t, codes, w->rows + (at ? at[first + i] : (size_t)(first + i)) * w->stride,
-                           c / DOWN_TILE, tiles);
-                for (int j = 0; j < DOWN_TILE; j++) k.code[j][i] = (uint8_t)(codes[j] + zero);
+            size_t tile = (size_t)(c / DOWN_TILE), behind = (size_t)down_tiles(d) * low;
+            gather(&k, w->rows + tile * low, w->stride, at, first, n, low);
+            unpack_low(t, &k, n);
+            if (high) {
+                gather(&k, w->rows + behind + tile * high, w->stride, at, first, n, high);
+                unpack_high(t, &k, n);
             }
             for (int j = 0; j < rows; j++) {
                 uint8_t *b = (uint8_t *)dst + (size_t)(c - c0 + j) * row_bytes +
