@@ -160,9 +160,10 @@ enum calor_mode {
     CALOR_DENSE,      /* every neuron, decoding arithmetic for every token: the reference */
     CALOR_DENSE_FAST, /* every neuron, the fastest arithmetic for each batch size */
     CALOR_EXACT, /* neurons whose gate is zero are left out: the bits of CALOR_DENSE on the same layout for
-                    up to 4 tokens at once; more are multiplied densely, as CALOR_DENSE_FAST does */
+                    up to 4 tokens at once. Up to 32 the FFN still leaves neurons out, beside faster
+                    arithmetic elsewhere; more are multiplied densely, as CALOR_DENSE_FAST does */
     CALOR_SURE,  /* as exact on gates in planes, by a statistical bound of five standard deviations, which
-                    holds  at any width: a neuron at the threshold is missed with a chance of 3e-7 */
+                    holds at any width: a neuron at the threshold is missed with a chance of 3e-7 */
     CALOR_THRESHOLD, /* neurons with |h|·‖down's row‖ below their layer's epsilon are left out (ReLU² Wins'
                         definition of an active neuron): lossy, for any activation */
 };
@@ -211,7 +212,7 @@ typedef struct {
     uint64_t exact;   /* neurons whose gate was computed exactly: all, or the screen's candidates */
     uint64_t listed;  /* neurons whose up and down rows were read */
     uint64_t active;  /* neurons that are active: h ≠ 0, in CALOR_THRESHOLD also not below epsilon */
-    uint64_t bytes;   /* weights read for up to 4 tokens at once, each token's for itself */
+    uint64_t bytes;   /* weights read for up to 32 tokens at once, each token's for itself */
 } calor_ffn_counts;
 CALOR_API int calor_session_ffn(const calor_session *s, uint32_t layer, calor_ffn_counts *out);
 CALOR_API void calor_session_ffn_reset(calor_session *s);

@@ -149,7 +149,7 @@ void ffn_step(const struct pass *p, struct team_member *t, uint32_t layer, const
 {
     const struct layer *l = &p->m->layers[layer];
     const struct observer *o = p->s->observer;
-    if (l->by.kind && !o && (T <= NEURON_TOKENS || p->s->mode == CALOR_DENSE)) {
+    if (l->by.kind && !o && (T <= NEURON_LISTED || p->s->mode == CALOR_DENSE)) {
         by_neuron(p, t, layer, in, out, T);
         return;
     }

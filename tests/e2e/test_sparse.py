@@ -26,7 +26,7 @@ tap.check("neurons are skipped in every layer, and none that is active", all(0.5
 tap.check("dense mode skips none and is as sparse", dense["ffn"]["skipped"] == 0 and dense["sparsity"] == exact["sparsity"], dense["ffn"])
 three = evaluate("-b", "3", "--against", "dense", "-t", "1")
 tap.check("three tokens at once keep the bits", three.get("max_abs_diff") == 0, three)
-many = evaluate("-b", "64", "--against", "dense")
+many = evaluate("-c", "128", "-b", "64", "--against", "dense")
 tap.check("whole prompts are multiplied densely, with the same answers", 0 < many.get("kld_mean", 1) < 1e-3 and
           many["ffn"]["skipped"] < 0.1, many)
 fast = evaluate("-b", "1", "--mode", "dense-fast", "--against", "dense")

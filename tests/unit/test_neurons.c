@@ -5,7 +5,7 @@
 
 #include "engine/calor.h"
 
-enum { TOKENS = 12, VOCAB = 80, FFN = 512 /* two blocks of neurons */ };
+enum { TOKENS = 36 /* more than are listed */, VOCAB = 80, FFN = 512 /* two blocks of neurons */ };
 
 static struct tiny by_type(enum dtype type)
 {
@@ -133,7 +133,8 @@ static void test_exact(void **state)
         struct tiny s = by_type(types[t]);
         s.bias = t % 2;
         OK(tiny_write(path, &s, &e));
-        for (size_t c = 0; c < 3; c++) check(path, dtype_name(types[t]), acts[(t + c) % 4], tiers[c]);
+        for (size_t c = 0; c < 2; c++)
+            check(path, dtype_name(types[t]), acts[(t + c) % 4], tiers[(t + c) % 3]);
     }
 }
 
