@@ -22,8 +22,9 @@ struct err;
 #define NEURON_UNIT 64
 /* Tokens that are computed together, each with its own list of neurons. */
 #define NEURON_TOKENS 4
-/* Up to this many tokens that is done, four after four; more are multiplied densely. A constant, so that results
- * do not depend on a measurement: putting down's rows together again costs as much as that many tokens. */
+/* Up to this many tokens that is done, four after four; more are multiplied densely. A constant, so that
+ * results do not depend on a measurement: putting down's rows together again costs as much as that many
+ * tokens. */
 #define NEURON_LISTED 32
 /* Most neurons a layer: their places are 16-bit numbers. */
 #define NEURON_MOST 65536
