@@ -95,7 +95,7 @@ struct machine {
         scattered; /* x = row bytes, at `threads` threads: 1/8 of all rows, in ascending order */
     struct machine_figure barrier; /* seconds for the team to meet once */
     uint32_t n_kernels;
-    struct machine_kernel kernel[DTYPE_COUNT];
+    struct machine_kernel kernel[DT_COUNT];
     struct machine_figure unzstd; /* bytes out per second and core */
 
     uint32_t n_gpus;
