@@ -8,8 +8,10 @@
 #define PLACEMENT_MACHINE_H
 
 #include "base/dtype.h"
+#include "base/json.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct err;
@@ -18,12 +20,19 @@ struct err;
 #define MACHINE_GPUS   8
 #define MACHINE_DISKS  4
 #define MACHINE_POINTS 64
+#define MACHINE_NOTES  24
 
 /* A measured figure: the median, and the 10th and 90th percentile of the samples. Published figures have
  * samples = 0 and low = high = value. */
 struct machine_figure {
     double value, low, high;
     uint32_t samples;
+};
+
+/* Where a part's figures come from: how they were measured, or the source that published them. */
+struct machine_note {
+    char what[32]; /* "stream", "kernels", "rtx4090" … */
+    char how[400];
 };
 
 /* One point of a curve: read rate at a thread count, a row size, or a block size and depth. */
@@ -34,6 +43,7 @@ struct machine_point {
     double p50, p99;            /* latency of one read in seconds; 0: not measured */
 };
 
+/* Points in ascending order of depth, then of x; no point twice. */
 struct machine_curve {
     uint32_t n;
     struct machine_point at[MACHINE_POINTS];
@@ -72,8 +82,8 @@ struct machine_disk {
     char name[64];   /* model of the drive or its kind */
     char where[256]; /* folder that was measured; "" for shipped ones */
     int node;
-    struct machine_curve read; /* O_DIRECT (or buffered, cold: see `direct`), x = block bytes */
-    bool direct;
+    struct machine_curve read; /* x = block bytes */
+    bool direct;               /* past the page cache (O_DIRECT); false: through it, where that is refused */
 };
 
 struct machine {
@@ -102,23 +112,37 @@ struct machine {
     struct machine_gpu gpu[MACHINE_GPUS];
     uint32_t n_disks;
     struct machine_disk disk[MACHINE_DISKS];
+
+    uint32_t n_notes;
+    struct machine_note note[MACHINE_NOTES];
 };
 
-/* Reads machine.json. Everything in it is checked: ranges, finite positive rates, counts, versions. `path`
- * for messages. ERR_IO, ERR_FORMAT. */
+/* Reads machine.json (docs/machine-format.md). Everything in it is checked: names of members, ranges, finite
+ * positive rates, counts, the version. ERR_IO, ERR_FORMAT, ERR_UNSUPPORTED (another version), ERR_NOMEM; *m
+ * is undefined then. */
 int machine_read(struct machine *m, const char *path, struct err *e);
-/* Writes it (temporary file, then renamed). */
+/* The same on n bytes of text; `path` is for messages. */
+int machine_parse(struct machine *m, const char *text, size_t n, const char *path, struct err *e);
+/* Writes it (temporary file, then renamed). Rates are rounded to whole bytes/s, times to whole nanoseconds:
+ * the identity of what is read again is the same. ERR_FORMAT where m itself would be refused by the reader.
+ */
 int machine_write(const struct machine *m, const char *path, struct err *e);
+/* The same as a tree, the caller's (json_decref); NULL: no memory. */
+json_t *machine_json(const struct machine *m);
+/* A note more, none where there is no room; formatted like printf. */
+void machine_add_note(struct machine *m, const char *what, const char *how, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* A shipped machine by name, its parts joined with '+': "rtx4090+ddr5-5600x2+gen4", or a whole one by itself.
  * ERR_ARG names the unknown part, the nearest one, and how to list them. */
 int machine_shipped(struct machine *m, const char *name, struct err *e);
 
-/* XXH3-64 over the figures that planning uses: plans made for another machine are refused by it. */
+/* XXH3-64 over the figures that planning uses (not over names, dates, notes, spreads, free memory): plans
+ * made for another machine are refused by it. */
 uint64_t machine_identity(const struct machine *m);
 
-/* The rate at x on a curve, between its points by logarithms, its ends beyond them; depth 0: the best of all
- * depths. 0 when the curve is empty. */
+/* The rate at x on a curve, between its points by logarithms (of x, of the depth, and of the rate), its ends
+ * beyond them; depth 0: the best of all depths. 0 when the curve is empty. */
 double machine_rate(const struct machine_curve *c, uint64_t x, uint32_t depth);
 
 const struct machine_kernel *machine_kernel(const struct machine *m,
