@@ -63,16 +63,20 @@ static int check(const calor_sampler *sp, struct err *e)
     return 0;
 }
 
+/* Once a token, however often it was used: a candidate's id is inverted when its token is met, and put right
+ * again. One walk each, where comparing every token with those before it grows with the square of the
+ * history. */
 static void penalise(struct candidate *c, uint32_t vocab, float penalty, const int32_t *last, size_t n)
 {
     if (penalty == 1.0f) return;
     for (size_t i = 0; i < n; i++) {
-        int seen = last[i] < 0 || (uint32_t)last[i] >= vocab;
-        for (size_t j = 0; j < i && !seen; j++) seen = last[j] == last[i]; /* once a token, not once a use */
-        if (seen) continue;
+        if (last[i] < 0 || (uint32_t)last[i] >= vocab || c[last[i]].id < 0) continue;
         float *l = &c[last[i]].logit;
         *l = *l > 0.0f ? *l / penalty : *l * penalty;
+        c[last[i]].id = ~last[i];
     }
+    for (size_t i = 0; i < n; i++)
+        if (last[i] >= 0 && (uint32_t)last[i] < vocab) c[last[i]].id = last[i];
 }
 
 static double weight(struct candidate c, float best, double temperature)

@@ -6,6 +6,7 @@
 #include "engine/sampler.h"
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -160,6 +161,43 @@ static void test_repetition(void **state)
     assert_int_equal(sampler_pick(&sp, logits, VOCAB, last, 4, work, NULL), 6);
 }
 
+/* The definition: a token is penalised where it stands first in the history, not where it stands again. */
+static void penalised(float *logits, float penalty, const int32_t *last, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        bool seen = last[i] < 0 || last[i] >= VOCAB;
+        for (size_t j = 0; j < i && !seen; j++) seen = last[j] == last[i];
+        if (!seen) logits[last[i]] *= logits[last[i]] > 0.0f ? 1 / penalty : penalty;
+    }
+}
+
+static void test_repetition_of_long_histories(void **state)
+{
+    (void)state;
+    struct rng r;
+    rng_init(&r, 6);
+    for (int round = 0; round < 200; round++) {
+        float logits[VOCAB], by_hand[VOCAB];
+        int32_t last[2000];
+        size_t n = (size_t)(rng_u64(&r) % 2000);
+        int32_t most = 1 + (int32_t)(rng_u64(&r) % (2 * VOCAB)); /* few tokens often, or many once */
+        for (size_t i = 0; i < n; i++) last[i] = (int32_t)(rng_u64(&r) % (uint64_t)most) - most / 8;
+        random_logits(logits, 100 + (uint64_t)round);
+        memcpy(by_hand, logits, sizeof logits);
+        calor_sampler sp = calor_sampler_default(), plain;
+        sp.repeat_penalty = round % 2 ? 4.0f : 0.5f; /* powers of two: exact either way */
+        sp.seed = (uint64_t)round;
+        plain = sp;
+        plain.repeat_penalty = 1.0f;
+        penalised(by_hand, sp.repeat_penalty, last, n);
+        for (int i = 0; i < 20; i++)
+            assert_int_equal(sampler_pick(&sp, logits, VOCAB, last, n, work, NULL),
+                             pick(&plain, by_hand, NULL));
+        sp.temperature = plain.temperature = 0.0f;
+        assert_int_equal(sampler_pick(&sp, logits, VOCAB, last, n, work, NULL), pick(&plain, by_hand, NULL));
+    }
+}
+
 static void test_impossible(void **state)
 {
     (void)state;
@@ -195,8 +233,11 @@ static void test_impossible(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_frequencies),    cmocka_unit_test(test_greedy_and_ties),
-        cmocka_unit_test(test_seed_and_state), cmocka_unit_test(test_repetition),
+        cmocka_unit_test(test_frequencies),
+        cmocka_unit_test(test_greedy_and_ties),
+        cmocka_unit_test(test_seed_and_state),
+        cmocka_unit_test(test_repetition),
+        cmocka_unit_test(test_repetition_of_long_histories),
         cmocka_unit_test(test_impossible),
     };
     return cmocka_run_group_tests(tests, make, unmake);
