@@ -9,9 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int node_of(const struct calor_model *m, int thread, int pretend)
+static int node_of(const struct calor_model *m, int thread)
 {
-    if (pretend > 1) return thread % pretend;
     int node = team_node(m->team, thread);
     return node > 0 ? node : 0;
 }
@@ -19,15 +18,13 @@ static int node_of(const struct calor_model *m, int thread, int pretend)
 int place_init(struct place *p, const struct calor_model *m)
 {
     int n = team_size(m->team), count[PLACE_GROUPS] = {0};
-    const char *env = getenv("CALOR_NODES");
-    int pretend = env ? atoi(env) : 0;
     *p = (struct place){.groups = 1, .first = {0, n}};
-    if (pretend < 2 && affinity_nodes() < 2) return 0;
+    if (affinity_nodes() < 2) return 0;
     p->group_of = calloc((size_t)n, 1);
     if (!p->group_of) return ERR_NOMEM;
     int groups = 0;
     for (int i = 0; i < n; i++) {
-        int node = node_of(m, i, pretend), g = 0;
+        int node = node_of(m, i), g = 0;
         while (g < groups && p->node[g] != node) g++;
         if (g == PLACE_GROUPS) { /* too many */
             place_finish(p);

@@ -18,8 +18,7 @@ struct place {
     uint8_t *group_of;           /* of each thread; NULL with one group */
 };
 
-/* Looks where the team's threads sit. $CALOR_NODES=N pretends they sit on N nodes in turn: for tests. 0 or
- * ERR_NOMEM; place_finish in any case. */
+/* Looks where the team's threads sit. 0 or ERR_NOMEM; place_finish in any case. */
 int place_init(struct place *p, const struct calor_model *m);
 void place_finish(struct place *p);
 
