@@ -168,7 +168,7 @@ int calor_model_open(calor_model **out, const char *path, const calor_model_sett
     if (by_neuron(m, s) && neurons_lay_out(m, s->planes != 0, s->progress, s->progress_arg, &e) < 0)
         goto fail;
     if (s->progress && s->progress(1.0, s->progress_arg)) {
-        err_set(&e, ERR_CANCELLED, "%s: loading was cancelled", path);
+        err_set(&e, ERR_CANCELLED, "%s: loading was interrupted", path);
         goto fail;
     }
     *out = m;

@@ -10,6 +10,7 @@
 #include "io/gguf.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -39,6 +40,11 @@ struct job {
     const uint8_t *up, *down; /* the file's */
     struct err *errs;         /* one a thread: code 0 where all went well */
     bool planes;
+
+    uint32_t layer;
+    int (*progress)(double done, void *arg); /* may be NULL; asked by the opening thread, thread 0 */
+    void *arg;
+    atomic_bool stop;
 };
 
 static enum turning turning_of(const struct layer *l)
@@ -88,8 +94,13 @@ static void lay_out_part(struct team_member *t, void *arg)
     struct job *j = arg;
     const struct layer *l = j->l;
     int64_t d = j->m->hp.width, f = j->m->hp.ffn, tiles = j->how == TURN_COPY ? 0 : (d + TILE - 1) / TILE;
-    int64_t copies = (f + TILE - 1) / TILE, k;
-    while (team_next(t, SLOT_TILES, tiles + (j->gate ? 2 : 1) * copies, 1, &k)) {
+    int64_t copies = (f + TILE - 1) / TILE, n = tiles + (j->gate ? 2 : 1) * copies, k;
+    while (team_next(t, SLOT_TILES, n, 1, &k)) {
+        /* Within a layer too: one of a large model on a slow disk takes seconds. */
+        if (t->ith == 0 && j->progress &&
+            j->progress((j->layer + (double)k / (double)n) / j->m->hp.layers, j->arg))
+            atomic_store_explicit(&j->stop, true, memory_order_relaxed);
+        if (atomic_load_explicit(&j->stop, memory_order_relaxed)) return;
         if (k >= tiles + copies) {
             int64_t i0 = (k - tiles - copies) * TILE, i1 = i0 + TILE < f ? i0 + TILE : f;
             kern_planes_split(j->gate->type, &l->by.planes, j->gate->data, j->gate->row_bytes, d, i0, i1,
@@ -252,16 +263,21 @@ int neurons_lay_out(struct calor_model *m, bool planes, int (*progress)(double, 
     if (m->hp.ffn > NEURON_MOST)
         return err_set(e, ERR_UNSUPPORTED, "%u neurons a layer: at most %d can be laid out by neuron",
                        m->hp.ffn, NEURON_MOST);
-    struct job j = {.m = m, .planes = planes, .errs = calloc((size_t)threads, sizeof *j.errs)};
+    struct job j = {.m = m,
+                    .planes = planes,
+                    .errs = calloc((size_t)threads, sizeof *j.errs),
+                    .progress = progress,
+                    .arg = arg};
     if (!j.errs) return err_set(e, ERR_NOMEM, "no memory for %d threads", threads);
     bool rounded = false;
     for (uint32_t i = 0; i < m->hp.layers && r == 0; i++) {
         j.l = &m->layers[i];
+        j.layer = i;
         r = lay_out_layer(&j, e);
         if (r < 0) err_prefix(e, e->code, "layer %u", i);
         rounded |= j.how == TURN_DECODE;
-        if (r == 0 && progress && progress((i + 1.0) / m->hp.layers, arg))
-            r = err_set(e, ERR_CANCELLED, "%s: loading was cancelled", gguf_path(m->file));
+        if (r == 0 && (atomic_load(&j.stop) || (progress && progress((i + 1.0) / m->hp.layers, arg))))
+            r = err_set(e, ERR_CANCELLED, "%s: loading was interrupted", gguf_path(m->file));
     }
     free(j.errs);
     if (rounded)

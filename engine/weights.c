@@ -72,7 +72,7 @@ static const uint8_t *contents(struct binder *b, const struct gguf_tensor *t)
         b->bytes_read += n;
         if (!b->failed && b->s->progress &&
             b->s->progress((double)b->bytes_read / (double)(b->m->weight_bytes + 1), b->s->progress_arg))
-            b->failed = err_set(b->e, ERR_CANCELLED, "%s: loading was cancelled", gguf_path(b->m->file));
+            b->failed = err_set(b->e, ERR_CANCELLED, "%s: loading was interrupted", gguf_path(b->m->file));
     }
     return p;
 }

@@ -92,7 +92,9 @@ int open_model(calor_model **out, const char *path, const struct open_options *o
     int r = calor_model_open(out, path, &s, err, sizeof err);
     progress_end(&bar, r == 0);
     *seconds = clock_since(t0);
-    return r == 0 ? CLI_OK : cli_fail_text(r, err);
+    if (r != CALOR_ECANCELLED) return r == 0 ? CLI_OK : cli_fail_text(r, err);
+    cli_fail_text(r, err);
+    return 128 + cli_interrupted(); /* nothing else cancels */
 }
 
 int open_session(calor_session **out, calor_model *m, const struct open_options *o, uint32_t batch)

@@ -62,8 +62,8 @@ json_t *open_ffn_json(const calor_session *s, uint32_t layers);
             "read the weights into memory instead of mapping the file"                                       \
     }
 
-/* Opens the model, with progress on stderr. Prints the error: CLI_OK or the exit status. *seconds: how long
- * it took. */
+/* Opens the model, with progress on stderr. Prints the error: CLI_OK or the exit status (128 + signal when
+ * interrupted). *seconds: how long it took. */
 int open_model(calor_model **out, const char *path, const struct open_options *o, double *seconds);
 int open_session(calor_session **out, calor_model *m, const struct open_options *o, uint32_t batch);
 

@@ -109,6 +109,28 @@ for sig in signal.SIGINT, signal.SIGTERM:
     tap.check(f"{sig.name}: stops, says so, leaves nothing", p.returncode == 128 + sig and "calor: error:" in err
               and not list(folder.iterdir()), (p.returncode, err, list(folder.iterdir())))
 
+# An interrupt while a model is loading. The progress line says that it is; on a machine that is faster than the
+# signal, once more.
+slow = tap.temp() / "slow.gguf"
+tap.run("synth", "--shape", "d=1024,f=8192,layers=6,heads=8,vocab=300", "--type", "q4_k", "--activation", "relu", "-o", slow)
+words = tap.temp() / "words.txt"
+words.write_text("a b c d " * 100)
+logits = folder / "logits.npy"
+for sig, args in ((signal.SIGINT, ["run", slow, "-p", "a"]), (signal.SIGTERM, ["run", slow, "-p", "a", "--no-mmap"]),
+                  (signal.SIGINT, ["eval", slow, "-f", words, "-c", "64", "--logits", logits]),
+                  (signal.SIGINT, ["bench", slow]), (signal.SIGINT, ["profile", slow, "-f", words, "-o", folder / "x.profile"])):
+    for attempt in range(5):
+        p = subprocess.Popen([tap.CALOR, *map(str, args), "--progress", "json"], stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line = p.stderr.readline()
+        p.send_signal(sig)
+        out, err = p.communicate(timeout=60)
+        if "loading was interrupted" in err:
+            break
+    tap.check(f"{sig.name} while loading: {args[0]} stops, says so, leaves nothing", p.returncode == 128 + sig and
+              re.search("^calor: error: .*slow.gguf: loading was interrupted$", err, re.M) and out == "" and
+              '"done":1.000' not in err and not list(folder.iterdir()), (p.returncode, line, out, err, list(folder.iterdir())))
+
 out = tap.run("synth", *TINY, "--progress", "json", "-o", tap.temp() / "p.gguf")
 lines = [json.loads(line) for line in out.stderr.splitlines()]
 tap.check("--progress json", lines and all(set(x) == {"progress", "done", "seconds"} for x in lines)
