@@ -133,9 +133,15 @@ json_t *machine_json(const struct machine *m);
 void machine_add_note(struct machine *m, const char *what, const char *how, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* A shipped machine by name, its parts joined with '+': "rtx4090+ddr5-5600x2+gen4", or a whole one by itself.
- * ERR_ARG names the unknown part, the nearest one, and how to list them. */
+/* A shipped machine by name, its parts joined with '+' in any order: "rtx4090+ddr5-5600x2+gen4": one part
+ * with processor and memory, any number of GPUs and drives; or a whole one, "powerinfer-pc-high". The memory
+ * may be another: "ddr5-5600x2:96G". ERR_ARG names the unknown part, the nearest one, and how to list them.
+ */
 int machine_shipped(struct machine *m, const char *name, struct err *e);
+
+/* Calls fn with each name that machine_shipped knows and one line on it, in the order of the file, until it
+ * returns something else than 0, which is then returned. */
+int machine_shipped_each(int (*fn)(const char *name, const char *says, void *arg), void *arg, struct err *e);
 
 /* XXH3-64 over the figures that planning uses (not over names, dates, notes, spreads, free memory): plans
  * made for another machine are refused by it. */

@@ -314,7 +314,7 @@ int machine_from_json(struct machine *m, const json_t *root, bool whole, const c
         if ((rc = read_disk(&in, json_array_get(list, i), &m->disk[i]))) return rc;
     }
     if ((rc = read_notes(&a, root, m))) return rc;
-    return machine_check(m, whole, a.where, e);
+    return whole ? machine_check(m, true, a.where, e) : 0;
 }
 
 int machine_parse(struct machine *m, const char *text_, size_t n, const char *path, struct err *e)

@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "base/nearest.h"
 #include "base/size.h"
 
 #include <ctype.h>
@@ -13,51 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_WORD = 40 };
-
-static int least(int a, int b)
-{
-    return a < b ? a : b;
-}
-
-/* Edits (insert, delete, replace, swap of neighbours) that turn a into b; case is ignored. */
-static int distance(const char *a, const char *b)
-{
-    int n = (int)strlen(a), m = (int)strlen(b);
-    if (n > MAX_WORD || m > MAX_WORD) return MAX_WORD;
-    int d[MAX_WORD + 1][MAX_WORD + 1];
-    for (int i = 0; i <= n; i++) d[i][0] = i;
-    for (int j = 0; j <= m; j++) d[0][j] = j;
-    for (int i = 1; i <= n; i++)
-        for (int j = 1; j <= m; j++) {
-            int ca = tolower((unsigned char)a[i - 1]), cb = tolower((unsigned char)b[j - 1]);
-            int best = least(d[i - 1][j] + 1, d[i][j - 1] + 1);
-            best = least(best, d[i - 1][j - 1] + (ca != cb));
-            if (i > 1 && j > 1 && ca == tolower((unsigned char)b[j - 2]) &&
-                tolower((unsigned char)a[i - 2]) == cb)
-                best = least(best, d[i - 2][j - 2] + 1);
-            d[i][j] = best;
-        }
-    return d[n][m];
-}
-
 const char *cli_nearest(const char *word, const char *const *names)
 {
-    const char *best = NULL;
-    size_t len = strlen(word);
-    int limit = len < 3 ? 1 : len < 6 ? 2 : 3, nearest = limit + 1;
-    for (; *names; names++) {
-        int k = distance(word, *names);
-        /* An unfinished word is as good as one typing error: "temperature" for "temp", "tok" for "tokenize".
-         */
-        size_t common = strlen(*names) < len ? strlen(*names) : len;
-        if (common >= 3 && strncmp(word, *names, common) == 0 && k > 1) k = 1;
-        if (k < nearest) {
-            nearest = k;
-            best = *names;
-        }
-    }
-    return best;
+    return nearest_name(word, names);
 }
 
 static enum progress_mode progress_choice;
@@ -258,7 +217,7 @@ static int unknown(const struct cli_command *self, const struct cli_opt *opts, c
     for (const struct cli_opt *o = opts; o->name && n < 120; o++) names[n++] = o->name;
     for (const struct cli_opt *o = common; o->name; o++) names[n++] = o->name;
     names[n] = NULL;
-    char word[MAX_WORD + 1];
+    char word[NEAREST_WORD + 1];
     const char *start = arg + strspn(arg, "-");
     snprintf(word, sizeof word, "%.*s", (int)strcspn(start, "="), start);
     const char *near = cli_nearest(word, names);

@@ -273,6 +273,96 @@ static void names_that_are_no_text_are_written_anyway(void **state)
     assert_string_equal(again.disk[0].where, "/mnt/??");
 }
 
+static int check_one(const char *name, const char *says, void *arg)
+{
+    struct err e;
+    int *n = arg;
+    char joined[128];
+    if (strlen(says) < 10) fail_msg("%s: says '%s'", name, says);
+    ++*n;
+    /* a GPU or a drive alone is refused; joined with a host it is whole */
+    if (machine_shipped(&m, name, &e) != 0) {
+        assert_int_equal(e.code, ERR_ARG);
+        snprintf(joined, sizeof joined, "%s+ddr4-3200x2", name);
+        if (machine_shipped(&m, joined, &e)) fail_msg("%s: %s", joined, e.msg);
+        assert_string_equal(m.note[0].what, name);
+        assert_true(m.n_gpus + m.n_disks == 1);
+        if (m.n_gpus) {
+            const struct machine_gpu *g = &m.gpu[0];
+            assert_true(g->read.value < 2e12 && g->read.value > 1e11 && g->scattered.value < g->read.value);
+            assert_true(g->pinned.value > 1e10 && g->pinned.value < 6e10 &&
+                        g->pageable.value <= g->pinned.value);
+            assert_true(g->memory > 10ull << 30 && g->memory < 34ull << 30 && g->gemm.value > 1e12);
+        } else {
+            const struct machine_curve *c = &m.disk[0].read;
+            assert_true(machine_rate(c, 4096, 1) < machine_rate(c, 65536, 1));
+            assert_true(machine_rate(c, 4096, 1) < machine_rate(c, 4096, 16));
+            assert_true(machine_rate(c, 1 << 20, 0) < 2e10);
+        }
+    }
+    assert_true(m.n_notes > 0 && strlen(m.note[0].how) > 80);
+    assert_int_equal(m.nodes, 1);
+    assert_int_equal(m.node[0].memory, m.memory);
+    assert_true(machine_rate(&m.stream, 1, 0) < machine_rate(&m.stream, m.threads, 0));
+    assert_true(machine_rate(&m.scattered, 1024, 0) < machine_rate(&m.stream, m.threads, 0));
+    assert_non_null(machine_kernel(&m, DT_Q4_0));
+    assert_true(machine_kernel(&m, DT_F16)->down.value > 0 && m.unzstd.value > 0 && m.barrier.value > 0);
+    assert_true(m.threads <= m.cores && m.performance_cores <= m.cores);
+    return 0;
+}
+
+static void shipped_machines_are_whole(void **state)
+{
+    (void)state;
+    struct err e;
+    int n = 0;
+    OK(machine_shipped_each(check_one, &n, &e));
+    assert_true(n >= 20);
+}
+
+static void shipped_machines_are_joined_by_name(void **state)
+{
+    (void)state;
+    struct err e;
+    OK(machine_shipped(&m, "RTX4090+ddr5-5600x2+gen4", &e));
+    assert_string_equal(m.name, "RTX4090+ddr5-5600x2+gen4");
+    assert_int_equal(m.n_gpus, 1);
+    assert_int_equal(m.n_disks, 1);
+    assert_int_equal(m.memory, 64ull << 30);
+    assert_true(m.gpu[0].read.value == 907e9);
+    uint64_t id = machine_identity(&m);
+    OK(machine_write(&m, in_dir("4090.json"), &e));
+    OK(machine_read(&again, in_dir("4090.json"), &e));
+    assert_int_equal(machine_identity(&again), id);
+    OK(machine_shipped(&again, "rtx4090+ddr5-5600x2:96G+gen4", &e));
+    assert_int_equal(again.memory, 96ull << 30);
+    assert_int_equal(again.node[0].memory, 96ull << 30);
+    assert_true(machine_identity(&again) != id);
+    OK(machine_shipped(&again, "rtx3060+ddr4-3200x2+rtx3060", &e));
+    assert_int_equal(again.n_gpus, 2);
+    OK(machine_shipped(&again, "powerinfer-pc-high", &e));
+    assert_string_equal(again.gpu[0].name, "GeForce RTX 4090 24 GB");
+    assert_int_equal(again.memory, 192ull << 30);
+
+    FAILS(machine_shipped(&m, "rtx4090+ddr5-5600+gen4", &e), ERR_ARG, "did you mean 'ddr5-5600x2'?");
+    FAILS(machine_shipped(&m, "rtx409+ddr5-5600x2", &e), ERR_ARG, "'rtx4090'");
+    FAILS(machine_shipped(&m, "zzzzzzzz", &e), ERR_ARG, "--list");
+    FAILS(machine_shipped(&m, "rtx4090+gen4", &e), ERR_ARG, "no processor and memory");
+    FAILS(machine_shipped(&m, "ddr5-5600x2+ddr4-3200x2", &e), ERR_ARG, "two parts");
+    FAILS(machine_shipped(&m, "ddr5-5600x2+rtx4090:8G", &e), ERR_ARG, "only the part");
+    FAILS(machine_shipped(&m, "ddr5-5600x2:lots", &e), ERR_ARG, "lots");
+    FAILS(machine_shipped(&m, "ddr5-5600x2:0", &e), ERR_FORMAT, "memory");
+    FAILS(machine_shipped(&m, "", &e), ERR_ARG, "joined by '+'");
+    FAILS(machine_shipped(&m, "rtx4090++gen4", &e), ERR_ARG, "joined by '+'");
+    FAILS(machine_shipped(&m, "gen4+", &e), ERR_ARG, "joined by '+'");
+    FAILS(machine_shipped(&m, "gen4+gen4+gen4+gen4+gen4+ddr4-3200x2", &e), ERR_ARG, "more than 4 drives");
+    FAILS(machine_shipped(&m, "powerinfer-pc-low:8G", &e), ERR_ARG, "whole machine");
+    char endless[400];
+    memset(endless, 'x', sizeof endless - 1);
+    endless[sizeof endless - 1] = 0;
+    FAILS(machine_shipped(&m, endless, &e), ERR_ARG, "joined by '+'");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -281,6 +371,8 @@ int main(void)
         cmocka_unit_test(the_identity_is_of_what_planning_uses),
         cmocka_unit_test(wrong_files_are_refused_by_name),
         cmocka_unit_test(what_the_reader_refuses_is_not_written),
+        cmocka_unit_test(shipped_machines_are_whole),
+        cmocka_unit_test(shipped_machines_are_joined_by_name),
         cmocka_unit_test(names_that_are_no_text_are_written_anyway),
     };
     return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
