@@ -2,13 +2,14 @@
  * recorder.
  *
  * First a few sampled tokens, for the CETT curves and, where the activation has no zeros, the epsilon from
- * which a neuron counts as active; then all tokens of all texts. */
-#include "engine/measure.h"
+ * which a neuron counts as active (measure_ppl.c searches for it by perplexity); then all tokens of all
+ * texts. */
+#include "engine/measure_priv.h"
 
 #include "base/err.h"
 #include "base/threads.h"
 #include "engine/model.h"
-#include "engine/session.h"
+#include "engine/quality.h"
 #include "engine/tokenizer.h"
 #include "io/gguf.h"
 
@@ -23,24 +24,6 @@ enum {
     TRACE_RUN = 256,          /* tokens of a recorded run */
     TRACE_TOKENS_MOST = 4096, /* of each text: comparing all pairs of neurons takes f²·tokens/64 steps */
     BATCH_LEAST = NEURON_TOKENS + 1,
-};
-
-struct measure {
-    const struct measure_settings *s;
-    struct calor_model *m;
-    struct calor_session *session;
-    struct profile_recorder *r;
-    struct observer observer;
-    struct err *e;
-    int rc;           /* of what the observer did */
-    uint32_t skip;    /* positions in front of the text's own tokens: BOS */
-    uint32_t window;  /* tokens of a window, BOS included */
-    double done, all; /* tokens × layers, computed and to be computed */
-    int32_t *ids;
-
-    /* Samples: h of `samples` tokens in each layer; at[k]: the position of the k-th of this window. */
-    float *samples_h;
-    uint32_t samples, taken, at[MEASURE_SAMPLES_MOST], n_at;
 };
 
 static void report_progress(struct measure *x, int64_t tokens)
@@ -290,14 +273,14 @@ static int set_layers(struct measure *x)
         if (x->s->earlier)
             epsilon = profile_epsilon(x->s->earlier, i);
         else if (!zeros)
-            rc = profile_recorder_epsilon(x->r, i, x->s->cett, &epsilon, x->e);
+            rc = profile_recorder_epsilon(x->r, i, x->cett, &epsilon, x->e);
         if (rc == 0) rc = profile_recorder_layer(x->r, i, x->m->layers[i].by.norms, epsilon, x->e);
         if (rc) return rc;
     }
     if (x->s->earlier)
         profile_recorder_cett(x->r, profile_cett_target(x->s->earlier));
     else if (!zeros)
-        profile_recorder_cett(x->r, (float)x->s->cett);
+        profile_recorder_cett(x->r, (float)x->cett);
     return 0;
 }
 
@@ -325,6 +308,11 @@ static int check(struct measure *x)
                        "with %s no neuron is exactly zero: the magnitude from which one counts is found from "
                        "sampled tokens, at least 1",
                        m->act.name);
+    if (x->s->ppl > 0.0 && x->s->earlier)
+        return err_set(x->e, ERR_ARG,
+                       "an earlier profile's epsilons stay: a perplexity cannot choose others");
+    if (x->s->ppl > 0.0 && x->samples == 0)
+        return err_set(x->e, ERR_ARG, "searching by perplexity needs sampled tokens, at least 1");
     return 0;
 }
 
@@ -375,15 +363,50 @@ static double work(const struct measure *x)
     return tokens * x->m->hp.layers;
 }
 
+/* Tokens of a layer went through the model; non-zero cancels. */
+static int tick(void *arg, int64_t tokens)
+{
+    struct measure *x = arg;
+    x->done += (double)tokens;
+    return x->s->progress ? x->s->progress(x->done / x->all, x->s->progress_arg) : 0;
+}
+
+static int open_quality(struct measure *x, struct quality **out)
+{
+    struct quality_settings s = {.model = x->m,
+                                 .texts = x->s->texts,
+                                 .n_texts = x->s->n_texts,
+                                 .window = x->window,
+                                 .tokens = x->s->ppl_tokens ? x->s->ppl_tokens : MEASURE_PPL_TOKENS,
+                                 .tick = tick,
+                                 .arg = x};
+    int rc = quality_create(out, &s, x->e);
+    if (rc == 0) x->all += (double)quality_cost(*out) * x->m->hp.layers * MEASURE_PPL_STEPS;
+    return rc;
+}
+
+/* The search may have ended early: progress goes on from where it would have been. */
+static int search(struct measure *x, struct quality *q)
+{
+    double all = (double)quality_cost(q) * x->m->hp.layers * MEASURE_PPL_STEPS, begin = x->done;
+    int rc = measure_ppl(x, q, &x->cett);
+    x->done = begin + all;
+    return rc;
+}
+
 int measure_profile(struct profile **out, calor_model *m, const struct measure_settings *s, struct err *e)
 {
     struct err own;
-    struct measure x = {.s = s, .m = m, .e = e ? e : &own};
+    struct measure x = {.s = s, .m = m, .e = e ? e : &own, .cett = s->cett};
+    struct quality *q = NULL;
     *out = NULL;
     int rc = check(&x);
     if (rc == 0) rc = prepare(&x);
     x.all = rc == 0 ? work(&x) : 1.0;
+    if (rc == 0 && s->ppl > 0.0) rc = open_quality(&x, &q);
     if (rc == 0 && x.samples) rc = measure_curves(&x);
+    if (rc == 0 && q) rc = search(&x, q);
+    quality_destroy(&q);
     if (rc == 0) rc = set_layers(&x);
     x.observer = (struct observer){see_all, &x};
     for (int t = 0; rc == 0 && t < PROFILE_TEXTS; t++) rc = count_text(&x, (enum profile_text)t);

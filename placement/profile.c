@@ -74,6 +74,7 @@ void profile_close(struct profile **pp)
     free(p->layers);
     free(p->runs);
     free(p->fatrelu);
+    free(p->ppl_steps);
     free(p);
     *pp = NULL;
 }
@@ -317,6 +318,17 @@ const struct profile_fatrelu_point *profile_fatrelu(const struct profile *p, uin
     return p->fatrelu;
 }
 
+const struct profile_ppl *profile_ppl(const struct profile *p)
+{
+    return p->n_ppl_steps ? &p->ppl : NULL;
+}
+
+const struct profile_ppl_point *profile_ppl_steps(const struct profile *p, uint32_t *n)
+{
+    *n = p->n_ppl_steps;
+    return p->ppl_steps;
+}
+
 uint32_t profile_runs(const struct profile *p)
 {
     return p->n_runs;
@@ -389,12 +401,13 @@ int profile_merge(struct profile **out, const struct profile *a, const struct pr
     if (rc == 0) rc = profile_create(&p, &a->subject, e);
     if (rc) return rc;
     for (int t = 0; t < PROFILE_TEXTS; t++) p->tokens[t] = a->tokens[t] + b->tokens[t];
-    const struct profile *fat = b->n_fatrelu ? b : a;
+    const struct profile *fat = b->n_fatrelu ? b : a, *ppl = b->n_ppl_steps ? b : a;
     p->cett_target = a->cett_target;
     p->n_runs = a->n_runs + b->n_runs;
     p->runs = malloc((p->n_runs ? p->n_runs : 1) * sizeof *p->runs);
     p->fatrelu = malloc((fat->n_fatrelu ? fat->n_fatrelu : 1) * sizeof *p->fatrelu);
-    if (!p->runs || !p->fatrelu) {
+    p->ppl_steps = malloc((ppl->n_ppl_steps ? ppl->n_ppl_steps : 1) * sizeof *p->ppl_steps);
+    if (!p->runs || !p->fatrelu || !p->ppl_steps) {
         rc = no_memory(e);
         goto out;
     }
@@ -402,6 +415,9 @@ int profile_merge(struct profile **out, const struct profile *a, const struct pr
     if (b->n_runs) memcpy(p->runs + a->n_runs, b->runs, b->n_runs * sizeof *p->runs);
     if (fat->n_fatrelu) memcpy(p->fatrelu, fat->fatrelu, fat->n_fatrelu * sizeof *p->fatrelu);
     p->n_fatrelu = fat->n_fatrelu;
+    p->ppl = ppl->ppl;
+    if (ppl->n_ppl_steps) memcpy(p->ppl_steps, ppl->ppl_steps, ppl->n_ppl_steps * sizeof *p->ppl_steps);
+    p->n_ppl_steps = ppl->n_ppl_steps;
     for (uint32_t i = 0; rc == 0 && i < p->subject.layers; i++)
         rc = merge_layer(p, i, &a->layers[i], &b->layers[i], a->n_runs, e);
     if (rc == 0) rc = profile_derive(p, true, e);

@@ -50,6 +50,20 @@ struct profile_fatrelu_point {
     float threshold, sparsity, perplexity;
 };
 
+/* PPL-p % sparsity (Sparsing Law, arXiv 2411.02335): how many neurons can be left out before perplexity on
+ * the held-out text rises by `target` percent, all layers sharing one CETT. */
+struct profile_ppl {
+    float target;               /* percent */
+    float cett;                 /* the largest that was found to keep it */
+    float sparsity, perplexity; /* there */
+    float dense;                /* perplexity with only zeros left out */
+    uint64_t tokens;            /* scored */
+};
+/* A step of the search for it. */
+struct profile_ppl_point {
+    float cett, sparsity, perplexity;
+};
+
 /* ---- Recording ---- */
 struct profile_recorder;
 
@@ -93,6 +107,9 @@ uint32_t profile_bucket(const float *grid, uint32_t n, float magnitude);
 /* Adds a point: `threshold` ascending. */
 int profile_recorder_fatrelu(struct profile_recorder *r, const struct profile_fatrelu_point *p,
                              struct err *e);
+/* The result of a search, with its n ≥ 1 steps, CETT ascending. Replaces an earlier one. */
+int profile_recorder_ppl(struct profile_recorder *r, const struct profile_ppl *found,
+                         const struct profile_ppl_point *steps, uint32_t n, struct err *e);
 /* The CETT that the epsilons were chosen for (NaN: none). */
 void profile_recorder_cett(struct profile_recorder *r, float target);
 
@@ -152,6 +169,10 @@ int profile_partners(const struct profile *p, uint32_t layer, uint32_t neuron, u
 const struct profile_curve_point *profile_curve(const struct profile *p, uint32_t layer, uint32_t *n);
 int profile_epsilon_for(const struct profile *p, uint32_t layer, double cett, float *epsilon, struct err *e);
 const struct profile_fatrelu_point *profile_fatrelu(const struct profile *p, uint32_t *n);
+
+/* NULL where nobody searched; its steps. */
+const struct profile_ppl *profile_ppl(const struct profile *p);
+const struct profile_ppl_point *profile_ppl_steps(const struct profile *p, uint32_t *n);
 
 /* Recorded runs: consecutive tokens with their active neurons. The same runs in every layer. */
 struct profile_run {

@@ -27,6 +27,19 @@ static int put_subject(struct gguf_writer *w, const struct profile *p, struct er
     return rc;
 }
 
+static int put_ppl(struct gguf_writer *w, const struct profile *p, struct err *e)
+{
+    const struct profile_ppl *s = &p->ppl;
+    if (p->n_ppl_steps == 0) return 0;
+    int rc = gguf_put_f32(w, "calor.profile.ppl.target", s->target, e);
+    if (rc == 0) rc = gguf_put_f32(w, "calor.profile.ppl.cett", s->cett, e);
+    if (rc == 0) rc = gguf_put_f32(w, "calor.profile.ppl.sparsity", s->sparsity, e);
+    if (rc == 0) rc = gguf_put_f32(w, "calor.profile.ppl.perplexity", s->perplexity, e);
+    if (rc == 0) rc = gguf_put_f32(w, "calor.profile.ppl.dense", s->dense, e);
+    if (rc == 0) rc = gguf_put_u64(w, "calor.profile.ppl.tokens", s->tokens, e);
+    return rc;
+}
+
 /* What there is one of in each layer, and the runs, which all layers share. */
 static int put_lists(struct gguf_writer *w, const struct profile *p, struct err *e)
 {
@@ -96,15 +109,19 @@ static void put_tensors(struct put *t, const struct profile *p)
     }
     if (p->n_fatrelu)
         tensor(t, "fatrelu", -1, DT_F32, 3, p->n_fatrelu, p->fatrelu, p->n_fatrelu * sizeof *p->fatrelu);
+    if (p->n_ppl_steps)
+        tensor(t, "ppl", -1, DT_F32, 3, p->n_ppl_steps, p->ppl_steps, p->n_ppl_steps * sizeof *p->ppl_steps);
 }
 
 int profile_write(const struct profile *p, const char *path, struct err *e)
 {
-    _Static_assert(sizeof(struct profile_curve_point) == 12 && sizeof(struct profile_fatrelu_point) == 12,
+    _Static_assert(sizeof(struct profile_curve_point) == 12 && sizeof(struct profile_fatrelu_point) == 12 &&
+                       sizeof(struct profile_ppl_point) == 12,
                    "rows of three floats");
     struct gguf_writer *w = NULL;
     int rc = gguf_writer_create(&w, path, e);
     if (rc == 0) rc = put_subject(w, p, e);
+    if (rc == 0) rc = put_ppl(w, p, e);
     if (rc == 0) rc = put_lists(w, p, e);
     for (int pass = 0; pass < 2 && rc == 0; pass++) {
         struct put t = {.w = w, .data = pass == 1, .e = e};

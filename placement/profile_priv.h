@@ -33,6 +33,9 @@ struct profile {
     uint32_t n_runs;
     struct profile_fatrelu_point *fatrelu;
     uint32_t n_fatrelu;
+    struct profile_ppl ppl; /* where there are steps */
+    struct profile_ppl_point *ppl_steps;
+    uint32_t n_ppl_steps;
 };
 
 /* An empty profile with its layers; nothing in them yet. */

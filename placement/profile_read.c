@@ -287,25 +287,86 @@ static int read_layer(const struct reader *r, uint32_t i)
     return read_trace(r, i);
 }
 
+/* A tensor of the whole model with rows of three floats: *out is malloc'ed, NULL and 0 where there is none.
+ */
+static int read_rows(const struct reader *r, const char *name, void **out, uint32_t *n)
+{
+    const struct gguf_tensor *t = gguf_find_tensor(r->f, name);
+    int rc;
+    *out = NULL;
+    *n = 0;
+    if (!t) return 0;
+    uint64_t rows = t->ne[1];
+    if (rows > PROFILE_CURVE_MOST) return damaged(r, name, rows, "at most 256 points");
+    t = find(r, name, DT_F32, 3, rows, &rc);
+    if (!t) return rc;
+    *out = malloc(rows * 3 * sizeof(float));
+    if (!*out) return err_set(r->e, ERR_NOMEM, "no memory for a profile");
+    *n = (uint32_t)rows;
+    return gguf_read_tensor(r->f, t, 0, *out, t->bytes, r->e);
+}
+
 static int read_fatrelu(const struct reader *r)
 {
-    const struct gguf_tensor *t = gguf_find_tensor(r->f, "fatrelu");
     struct profile *p = r->p;
-    int rc;
-    if (!t) return 0;
-    uint64_t n = t->ne[1];
-    if (n > PROFILE_CURVE_MOST) return damaged(r, "fatrelu", n, "at most 256 points");
-    t = find(r, "fatrelu", DT_F32, 3, n, &rc);
-    if (!t) return rc;
-    p->fatrelu = malloc(n * sizeof *p->fatrelu);
-    if (!p->fatrelu) return err_set(r->e, ERR_NOMEM, "no memory for a profile");
-    rc = gguf_read_tensor(r->f, t, 0, p->fatrelu, t->bytes, r->e);
-    for (uint64_t i = 0; rc == 0 && i < n; i++)
+    void *rows;
+    int rc = read_rows(r, "fatrelu", &rows, &p->n_fatrelu);
+    p->fatrelu = rows;
+    for (uint32_t i = 0; rc == 0 && i < p->n_fatrelu; i++)
         if (!isfinite(p->fatrelu[i].threshold) || !isfinite(p->fatrelu[i].sparsity) ||
             !isfinite(p->fatrelu[i].perplexity) ||
             (i && p->fatrelu[i].threshold < p->fatrelu[i - 1].threshold))
             rc = damaged(r, "fatrelu", i, "finite numbers, thresholds ascending");
-    p->n_fatrelu = (uint32_t)n;
+    return rc;
+}
+
+static bool is_share(float v)
+{
+    return v >= 0.0f && v <= 1.0001f;
+}
+
+static bool is_positive(float v)
+{
+    return v > 0.0f && !isinf(v);
+}
+
+/* One number of the search for a sparsity by perplexity. */
+static int read_found(const struct reader *r, const char *what, bool share, float *out)
+{
+    char key[64];
+    float v = NAN;
+    snprintf(key, sizeof key, "calor.profile.ppl.%s", what);
+    int rc = gguf_get_f32(r->f, key, &v, r->e);
+    if (rc < 0) return rc;
+    if (rc == 1) return missing(r, key);
+    *out = v;
+    if (share ? is_share(v) : is_positive(v)) return 0;
+    return damaged(r, key, 0, share ? "a number from 0 to 1" : "a number above 0");
+}
+
+static int read_ppl(const struct reader *r)
+{
+    struct profile *p = r->p;
+    void *rows;
+    int rc = read_rows(r, "ppl", &rows, &p->n_ppl_steps);
+    p->ppl_steps = rows;
+    if (rc || p->n_ppl_steps == 0) return rc;
+    for (uint32_t i = 0; i < p->n_ppl_steps; i++) {
+        const struct profile_ppl_point *s = &p->ppl_steps[i];
+        if (!is_share(s->cett) || !is_share(s->sparsity) || !is_positive(s->perplexity) ||
+            (i && s->cett < s[-1].cett))
+            return damaged(r, "ppl", i, "ascending CETT and sparsity from 0 to 1, perplexities above 0");
+    }
+    if ((rc = read_found(r, "target", false, &p->ppl.target)) < 0 ||
+        (rc = read_found(r, "cett", true, &p->ppl.cett)) < 0 ||
+        (rc = read_found(r, "sparsity", true, &p->ppl.sparsity)) < 0 ||
+        (rc = read_found(r, "perplexity", false, &p->ppl.perplexity)) < 0 ||
+        (rc = read_found(r, "dense", false, &p->ppl.dense)) < 0)
+        return rc;
+    rc = gguf_get_u64(r->f, "calor.profile.ppl.tokens", &p->ppl.tokens, r->e);
+    if (rc == 1) return missing(r, "calor.profile.ppl.tokens");
+    if (rc == 0 && p->ppl.tokens > INT32_MAX)
+        return damaged(r, "calor.profile.ppl.tokens", 0, "at most 2147483647");
     return rc;
 }
 
@@ -319,6 +380,7 @@ int profile_from_gguf(struct profile **out, const struct gguf *f, struct err *e)
     if (rc == 0) rc = read_lists(&r);
     for (uint32_t i = 0; rc == 0 && i < r.p->subject.layers; i++) rc = read_layer(&r, i);
     if (rc == 0) rc = read_fatrelu(&r);
+    if (rc == 0) rc = read_ppl(&r);
     if (rc == 0) rc = profile_derive(r.p, false, r.e);
     if (rc)
         profile_close(&r.p);

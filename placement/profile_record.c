@@ -342,6 +342,22 @@ int profile_recorder_fatrelu(struct profile_recorder *r, const struct profile_fa
     return 0;
 }
 
+int profile_recorder_ppl(struct profile_recorder *r, const struct profile_ppl *found,
+                         const struct profile_ppl_point *steps, uint32_t n, struct err *e)
+{
+    struct profile *p = r->p;
+    if (n == 0 || n > PROFILE_CURVE_MOST)
+        return err_set(e, ERR_ARG, "a search of %u steps: expected 1 to %d", n, PROFILE_CURVE_MOST);
+    struct profile_ppl_point *own = malloc(n * sizeof *own);
+    if (!own) return no_memory(e);
+    memcpy(own, steps, n * sizeof *own);
+    free(p->ppl_steps);
+    p->ppl_steps = own;
+    p->n_ppl_steps = n;
+    p->ppl = *found;
+    return 0;
+}
+
 void profile_recorder_cett(struct profile_recorder *r, float target)
 {
     r->p->cett_target = target;

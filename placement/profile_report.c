@@ -69,6 +69,14 @@ void profile_report_text(const struct profile *p, struct strbuf *b)
     else
         strbuf_printf(b, "A neuron is active from its layer's epsilon on, chosen for a CETT of %g.\n",
                       (double)p->cett_target);
+    if (p->n_ppl_steps) {
+        const struct profile_ppl *q = &p->ppl;
+        strbuf_printf(b,
+                      "PPL-%g %% sparsity: %.1f %% of neurons can be left out (CETT %.3f): perplexity %.4f "
+                      "instead of %.4f\non %llu held-out tokens.\n",
+                      (double)q->target, 100.0 * (double)q->sparsity, (double)q->cett, (double)q->perplexity,
+                      (double)q->dense, (unsigned long long)q->tokens);
+    }
     strbuf_puts(b,
                 "\nAll figures in %. Sparsity: neurons not active. Reuse k: active neurons that were so in "
                 "one\nof the k tokens before. Gap: the ten best partners' joint activity above the mean.\n\n"
@@ -141,6 +149,22 @@ static json_t *layer_json(const struct profile *p, uint32_t i)
                      "coverage", coverage_json(p, (int)i), "cett_samples", (int)l->samples, "cett", curve);
 }
 
+static json_t *ppl_json(const struct profile *p)
+{
+    const struct profile_ppl *q = &p->ppl;
+    if (p->n_ppl_steps == 0) return json_null();
+    json_t *steps = json_array();
+    for (uint32_t i = 0; i < p->n_ppl_steps; i++)
+        json_array_append_new(steps,
+                              json_pack("{s:o, s:o, s:o}", "cett", json_number((double)p->ppl_steps[i].cett),
+                                        "sparsity", json_number((double)p->ppl_steps[i].sparsity),
+                                        "perplexity", json_number((double)p->ppl_steps[i].perplexity)));
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:I, s:o}", "target_percent", json_number((double)q->target),
+                     "cett", json_number((double)q->cett), "sparsity", json_number((double)q->sparsity),
+                     "perplexity", json_number((double)q->perplexity), "perplexity_dense",
+                     json_number((double)q->dense), "tokens", (json_int_t)q->tokens, "steps", steps);
+}
+
 json_t *profile_report_json(const struct profile *p)
 {
     const struct profile_subject *s = &p->subject;
@@ -153,14 +177,15 @@ json_t *profile_report_json(const struct profile *p)
                                              json_number((double)p->fatrelu[i].threshold), "sparsity",
                                              json_number((double)p->fatrelu[i].sparsity), "perplexity",
                                              json_number((double)p->fatrelu[i].perplexity)));
-    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:i, s:i, s:i, s:I, s:I, s:o, s:i, s:o, s:o, s:o, s:o, s:o}",
-                     "format", "calor.profile", "identity", id, "model", s->model, "activation",
-                     s->activation, "zeros", s->zeros, "layers", (int)s->layers, "neurons", (int)s->neurons,
-                     "width", (int)s->width, "tokens", (json_int_t)p->tokens[0], "tokens_held_out",
-                     (json_int_t)p->tokens[1], "cett_target", json_number((double)p->cett_target), "runs",
-                     (int)p->n_runs, "sparsity", json_number(profile_sparsity_all(p, PROFILE_CALIBRATION)),
-                     "sparsity_held_out", json_number(profile_sparsity_all(p, PROFILE_HELD_OUT)), "coverage",
-                     coverage_json(p, -1), "per_layer", layers, "fatrelu", fat);
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:b, s:i, s:i, s:i, s:I, s:I, s:o, s:i, s:o, s:o, s:o, s:o, s:o, s:o}",
+        "format", "calor.profile", "identity", id, "model", s->model, "activation", s->activation, "zeros",
+        s->zeros, "layers", (int)s->layers, "neurons", (int)s->neurons, "width", (int)s->width, "tokens",
+        (json_int_t)p->tokens[0], "tokens_held_out", (json_int_t)p->tokens[1], "cett_target",
+        json_number((double)p->cett_target), "runs", (int)p->n_runs, "sparsity",
+        json_number(profile_sparsity_all(p, PROFILE_CALIBRATION)), "sparsity_held_out",
+        json_number(profile_sparsity_all(p, PROFILE_HELD_OUT)), "coverage", coverage_json(p, -1), "per_layer",
+        layers, "fatrelu", fat, "ppl", ppl_json(p));
 }
 
 /* ---- HTML ---- */
@@ -180,6 +205,12 @@ static void cards(const struct profile *p, struct strbuf *b)
         char label[48];
         snprintf(label, sizeof label, "Hottest %.0f %% of neurons take", 100.0 * shares[k]);
         html_card(b, label, percent(profile_coverage_all(p, text, shares[k]), v, sizeof v), note);
+    }
+    if (p->n_ppl_steps) {
+        snprintf(w, sizeof w, "PPL-%g %% sparsity", (double)p->ppl.target);
+        snprintf(note, sizeof note, "CETT %.3f: perplexity %.3f, %.3f dense", (double)p->ppl.cett,
+                 (double)p->ppl.perplexity, (double)p->ppl.dense);
+        html_card(b, w, percent((double)p->ppl.sparsity, v, sizeof v), note);
     }
     html_card(b, "Reuse", percent(mean_reuse(p, 0), v, sizeof v),
               "of active neurons were active one token before");
@@ -310,27 +341,47 @@ static void cett_chart(const struct profile *p, struct strbuf *b)
     svg_lines(b, &c, s, n);
 }
 
-static int fatrelu_chart(const struct profile *p, struct strbuf *b, struct err *e)
+/* Perplexity over sparsity: n points, x then y. */
+static void quality_chart(struct strbuf *b, const char *title, const char *name, const double *x, uint32_t n)
 {
-    uint32_t n = p->n_fatrelu;
-    if (n == 0) return 0;
-    double *x = malloc(2 * n * sizeof *x);
-    if (!x) return err_set(e, ERR_NOMEM, "no memory for a report");
-    for (uint32_t i = 0; i < n; i++) {
-        x[i] = (double)p->fatrelu[i].sparsity;
-        x[n + i] = (double)p->fatrelu[i].perplexity;
-    }
-    struct svg_series s = {"FATReLU", x, x + n, n, .points = true};
-    struct svg_chart c = {.title = "Quality with a FATReLU threshold",
-                          .x = {.label = "sparsity", .unit = SVG_PERCENT},
+    struct svg_series s = {name, x, x + n, n, .points = true};
+    struct svg_chart c = {.title = title,
+                          .x = {.label = "neurons left out", .unit = SVG_PERCENT},
                           .y = {.label = "perplexity", .fixed = true, .low = x[n], .high = x[n]}};
     for (uint32_t i = 0; i < n; i++) {
         if (x[n + i] < c.y.low) c.y.low = x[n + i];
         if (x[n + i] > c.y.high) c.y.high = x[n + i];
     }
     svg_lines(b, &c, &s, 1);
-    free(x);
-    return 0;
+}
+
+static void fatrelu_chart(const struct profile *p, struct strbuf *b)
+{
+    double x[2 * PROFILE_CURVE_MOST];
+    uint32_t n = p->n_fatrelu;
+    for (uint32_t i = 0; i < n; i++) {
+        x[i] = (double)p->fatrelu[i].sparsity;
+        x[n + i] = (double)p->fatrelu[i].perplexity;
+    }
+    if (n) quality_chart(b, "Quality with a FATReLU threshold", "FATReLU", x, n);
+}
+
+/* Steps far beyond what was searched for are left out: they would flatten the rest. */
+static void ppl_chart(const struct profile *p, struct strbuf *b)
+{
+    double x[PROFILE_CURVE_MOST], y[PROFILE_CURVE_MOST], v[2 * PROFILE_CURVE_MOST],
+        most = (double)p->ppl.dense * (1.0 + 3.0 * (double)p->ppl.target / 100.0);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n_ppl_steps; i++) {
+        if ((double)p->ppl_steps[i].perplexity > most) continue;
+        x[n] = (double)p->ppl_steps[i].sparsity;
+        y[n++] = (double)p->ppl_steps[i].perplexity;
+    }
+    if (n < 2) return;
+    memcpy(v, x, n * sizeof *x);
+    memcpy(v + n, y, n * sizeof *y);
+    quality_chart(b, "Perplexity on held-out text, the weakest neurons left out", "one CETT for all layers",
+                  v, n);
 }
 
 static void table(const struct profile *p, struct strbuf *b)
@@ -377,7 +428,8 @@ int profile_report_html(const struct profile *p, struct strbuf *b, struct err *e
     if (rc == 0) rc = coverage_chart(p, b, e);
     if (rc == 0) rc = layer_charts(p, b, e);
     if (rc == 0) cett_chart(p, b);
-    if (rc == 0) rc = fatrelu_chart(p, b, e);
+    if (rc == 0) ppl_chart(p, b);
+    if (rc == 0) fatrelu_chart(p, b);
     html_columns_end(b);
     if (rc) return rc;
     html_heading(b, "Layer by layer");

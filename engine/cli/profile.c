@@ -19,8 +19,8 @@ struct job {
     struct open_options open;
     struct cli_strs files, held_out;
     const char *model_path, *out, *html, *add;
-    int64_t samples;
-    double cett;
+    int64_t samples, ppl_tokens;
+    double cett, ppl;
     bool json;
 
     calor_model *model;
@@ -60,6 +60,8 @@ static int measure(struct job *j)
                                  .window = (uint32_t)j->open.context,
                                  .samples = (uint32_t)j->samples,
                                  .cett = j->cett,
+                                 .ppl = j->ppl,
+                                 .ppl_tokens = (uint64_t)j->ppl_tokens,
                                  .earlier = j->earlier,
                                  .progress = on_progress,
                                  .progress_arg = &bar};
@@ -109,7 +111,8 @@ static int report(const struct job *j)
 
 static int run(const struct cli_command *self, int argc, char **argv)
 {
-    struct job j = {.samples = 64, .cett = 0.2};
+    struct job j = {.samples = 64, .ppl_tokens = MEASURE_PPL_TOKENS};
+
     struct err e = {0};
     const struct cli_opt opts[] = {
         {'f', "file", CLI_STRS, &j.files, "TEXT",
@@ -123,6 +126,13 @@ static int run(const struct cli_command *self, int argc, char **argv)
          "for activations without zeros: neurons count as active from the magnitude on that gives this CETT "
          "(default 0.2)",
          0.001, 1.0},
+        {0, "ppl", CLI_FLOAT, &j.ppl, "P",
+         "search for the CETT at which perplexity on the held-out text rises by P percent (PPL-P % "
+         "sparsity); "
+         "epsilons are then chosen for it",
+         0.01, 1000.0},
+        {0, "ppl-tokens", CLI_INT, &j.ppl_tokens, "N",
+         "held-out tokens that each step of this search computes, at most (default 8192)", 10, 1e9},
         {0, "samples", CLI_INT, &j.samples, "N", "tokens that the CETT curves are measured on (default 64)",
          0, MEASURE_SAMPLES_MOST},
         {'c', "context", CLI_INT, &j.open.context, "N",
@@ -141,6 +151,13 @@ static int run(const struct cli_command *self, int argc, char **argv)
     if (!cli_parse(self, opts, argc, argv, &j.model_path, NULL, 1, 1, &status)) return status;
     if (!j.files.n) return cli_usage(self, "-f TEXT is needed");
     if (!j.out) return cli_usage(self, "-o FILE is needed: where should the profile go?");
+    if (j.ppl > 0.0 && j.cett > 0.0) return cli_usage(self, "--cett and --ppl exclude each other");
+    if (j.ppl > 0.0 && j.add)
+        return cli_usage(self, "--add keeps the earlier profile's epsilons: --ppl cannot choose others");
+    if (j.ppl > 0.0 && !j.held_out.n)
+        return cli_usage(self, "--ppl needs --held-out TEXT, which perplexity is measured on");
+    if (j.ppl > 0.0 && j.samples == 0) return cli_usage(self, "--ppl needs --samples above 0");
+    if (!(j.cett > 0.0)) j.cett = 0.2;
     j.open.mode = CALOR_EXACT; /* the layout by neuron, whatever the activation */
     cli_catch_interrupts(NULL, NULL);
     if (j.add && profile_open(&j.earlier, j.add, &e) < 0) return cli_fail(&e);
@@ -170,6 +187,7 @@ const struct cli_command cmd_profile = {
     "(--held-out) shows what the hot neurons are worth elsewhere.",
     "  calor profile model.gguf -f text.txt --held-out other.txt -o model.profile\n"
     "  calor profile model.gguf -f text.txt -o model.profile --html model.html\n"
+    "  calor profile model.gguf -f text.txt --held-out other.txt --ppl 1 -o model.profile\n"
     "  calor profile model.gguf -f more.txt --add model.profile -o model.profile",
     run,
 };

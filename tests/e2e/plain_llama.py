@@ -40,8 +40,10 @@ class Llama:
             out[i], out[i + 1] = v[i] * c - v[i + 1] * s, v[i] * s + v[i + 1] * c
         return out
 
-    def hidden(self, ids):
-        """h[layer][token] of the tokens behind BOS."""
+    def hidden(self, ids, epsilon=None, surprise=None):
+        """h[layer][token] of the tokens behind BOS. With epsilon, one a layer: neurons of less magnitude are left out. To the
+        list `surprise` go -ln p of each of these tokens."""
+        norms = [self.norms(n) for n in range(self.layers)]
         out = [[] for _ in range(self.layers)]
         keys, values = [[] for _ in range(self.layers)], [[] for _ in range(self.layers)]
         for pos, token in enumerate([self.bos, *ids]):
@@ -64,9 +66,16 @@ class Llama:
                 x = [v + dot(r, mixed) for v, r in zip(x, w("attn_output"))]
                 a = self.norm(x, f"blk.{n}.ffn_norm.weight")
                 h = [g / (1 + math.exp(-g)) * dot(u, a) for g, u in ((dot(r, a), u) for r, u in zip(w("ffn_gate"), w("ffn_up")))]
+                if epsilon:
+                    h = [v if abs(v) * c >= epsilon[n] else 0.0 for v, c in zip(h, norms[n])]
                 x = [v + dot(r, h) for v, r in zip(x, w("ffn_down"))]
                 if pos:
                     out[n].append(h)
+            if surprise is not None and pos < len(ids):
+                a = self.norm(x, "output_norm.weight")
+                logits = [dot(r, a) for r in self.t.get("output.weight", self.t["token_embd.weight"])]
+                top = max(logits)
+                surprise.append(top + math.log(sum(math.exp(v - top) for v in logits)) - logits[ids[pos]])
         return out
 
     def norms(self, layer):

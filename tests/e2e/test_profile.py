@@ -2,6 +2,7 @@
 """calor profile on real models: what it counts is what the engine counts itself, files and reports say the same, and
 misuse is refused."""
 import json
+import math
 import re
 import sys
 
@@ -126,6 +127,50 @@ def by_definition(d):
         tap.check(f"layer {n}: gap", abs(want - got["gap"]) < 6e-3, (want, got["gap"]))
 
 
+def by_perplexity(d):
+    """PPL-p % sparsity: what was found is a crossing, and perplexities are those of plain Python."""
+    path = tap.shared("models", "stories260K.gguf")
+    if not path:
+        tap.skip("PPL-p % sparsity", "no shared data")
+        return
+    text, held, file = d / "ppl.txt", d / "held.txt", d / "ppl.profile"
+    text.write_text(STORY * 4)
+    held.write_text(OTHER[:260])
+    out = profile(path, "-f", text, "--held-out", held, "--ppl", 30, "--samples", 256, "-o", file, "--html", d / "ppl.html", "--progress", "json")
+    if not tap.check("a sparsity is searched for by perplexity", out.returncode == 0, out.stderr):
+        return
+    done = [json.loads(line)["done"] for line in out.stderr.splitlines() if "profile" in line]
+    tap.check("progress goes up to the end", done == sorted(done) and done[-1] == 1, done)
+    j = json.loads(tap.run("inspect", file, "--json").stdout)
+    p = j["ppl"]
+    steps, most = p["steps"], p["perplexity_dense"] * 1.3
+    tap.check("steps ascend from dense, with sparsity", [s["cett"] for s in steps] == sorted(s["cett"] for s in steps) and steps[0]["cett"] == steps[0]["sparsity"] == 0
+              and all(a["sparsity"] < b["sparsity"] for a, b in zip(steps, steps[1:])), steps)
+    at = next(i for i, s in enumerate(steps) if s["cett"] == p["cett"])
+    tap.check("perplexity is kept at the CETT found, and not at the next step", 0 < at and steps[at]["perplexity"] == p["perplexity"] <= most < steps[at + 1]["perplexity"]
+              and (p["perplexity"] > p["perplexity_dense"] + 0.95 * (most - p["perplexity_dense"]) or steps[at + 1]["cett"] - p["cett"] < 1e-3), p)
+    tap.check("epsilons are chosen for it", j["cett_target"] == p["cett"] and abs(j["sparsity_held_out"] - p["sparsity"]) < 0.01, (j["cett_target"], j["sparsity_held_out"], p))
+    ids = [int(i) for i in tap.run("tokenize", path, "-f", held).stdout.split()]
+    model = plain_llama.Llama(path)
+    # A neuron at its epsilon may fall to either side by rounding, and 73 tokens are few.
+    for what, epsilon, near in (("perplexity", [x["epsilon"] for x in j["per_layer"]], 0.04), ("perplexity_dense", None, 2e-3)):
+        surprise = []
+        h = model.hidden(ids, epsilon, surprise)
+        scored = surprise[(len(ids) + 1) // 2:]
+        want = math.exp(sum(scored) / len(scored))
+        tap.check(f"{what} is plain Python's", p["tokens"] == len(scored) and abs(p[what] / want - 1) < near, (p, want, len(scored)))
+        if epsilon:
+            zeros = sum(v == 0 for layer in h for token in layer for v in token) / (len(ids) * j["layers"] * j["neurons"])
+            tap.check("sparsity is plain Python's, but for BOS", abs(p["sparsity"] - zeros) < 0.01, (p["sparsity"], zeros))
+    human = tap.run("inspect", file).stdout
+    tap.check("people see it", f"PPL-30 % sparsity: {100 * p['sparsity']:.1f} %" in human and f"{p['perplexity_dense']:.4f}" in human, human)
+    tap.check("the page shows it", "PPL-30 % sparsity" in (d / "ppl.html").read_text())
+    profile(path, "-f", text, "--held-out", held, "--ppl", 30, "--samples", 256, "-t", 2, "-o", d / "two.profile")
+    tap.check("two threads find the same", (d / "two.profile").read_bytes() == file.read_bytes())
+    more = profile(path, "-f", held, "--add", file, "-o", d / "added.profile", "--json")
+    tap.check("it is still there when a text is added", json.loads(more.stdout)["ppl"] == p, more.stderr)
+
+
 def relu_opt(d):
     """An ungated ReLU model with biases and learned positions."""
     model = tap.shared("models", "relu-opt-tinystories-char-0.2M.gguf")
@@ -144,12 +189,18 @@ def misuse(d):
     text = d / "m.txt"
     text.write_text(STORY)
     (d / "empty").write_text("")
+    (d / "short").write_text("Once upon a time")
     for args, says in [
         ((MODEL, "-o", d / "x"), "-f TEXT is needed"), ((MODEL, "-f", text), "-o FILE is needed"),
         ((MODEL, "-f", d / "none", "-o", d / "x"), "none"), ((MODEL, "-f", text, "-o", d / "no" / "x"), "no/x"),
         ((MODEL, "-f", text, "-o", d / "x", "--cett", "2"), "--cett"), ((MODEL, "-f", text, "-o", d / "x", "--sample", "2"), "--samples"),
         ((MODEL, "-f", text, "-o", d / "x", "-c", "9"), "--context"), ((MODEL, "-f", d / "empty", "-o", d / "x"), "no tokens"),
         ((MODEL, "-f", text, "--add", MODEL, "-o", d / "x"), "no profile"),
+        ((MODEL, "-f", text, "-o", d / "x", "--ppl", "1"), "--held-out"), ((MODEL, "-f", text, "-o", d / "x", "--ppl", "0"), "--ppl"),
+        ((MODEL, "-f", text, "--held-out", text, "-o", d / "x", "--ppl", "1", "--cett", "0.1"), "--cett"),
+        ((MODEL, "-f", text, "--held-out", text, "-o", d / "x", "--ppl", "1", "--samples", "0"), "--samples"),
+        ((MODEL, "-f", text, "--held-out", text, "-o", d / "x", "--ppl", "1", "--add", d / "a.profile"), "--add"),
+        ((MODEL, "-f", text, "--held-out", d / "short", "-o", d / "x", "--ppl", "1"), "too short"),
     ]:
         out = profile(*args)
         tap.check(f"refused: {' '.join(str(a).split('/')[-1] for a in args)}", out.returncode in (1, 2) and says in out.stderr and not (d / "x").exists(), out.stderr)
@@ -160,6 +211,7 @@ def main():
     bundled(d)
     swiglu(d)
     by_definition(d)
+    by_perplexity(d)
     relu_opt(d)
     misuse(d)
     tap.done()

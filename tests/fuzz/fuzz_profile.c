@@ -57,6 +57,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!list) abort();
     for (uint32_t i = 0; i < profile_subject(p)->layers; i++) use_layer(p, i, list);
     free(list);
+    const struct profile_ppl *found = profile_ppl(p);
+    uint32_t steps;
+    const struct profile_ppl_point *step = profile_ppl_steps(p, &steps);
+    PROMISE((found != NULL) == (steps > 0));
+    for (uint32_t i = 0; i < steps; i++)
+        PROMISE(step[i].perplexity > 0.0f && (i == 0 || step[i].cett >= step[i - 1].cett));
     struct strbuf b;
     strbuf_init(&b);
     profile_report_text(p, &b);

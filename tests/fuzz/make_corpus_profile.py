@@ -33,7 +33,7 @@ COUNTS = [4, 0, 1, 2, 1, 3, 1, 1, 1, 1, 2]
 
 
 def profile(runs=((0, 0, 3), (1, 7, 1)), trace=TRACE, neurons=F, layers=L, tokens=(6, 2), version=1, curve=True, counts=COUNTS, drop=None,
-            kind="calor.profile", partner=3, epsilon=0.0, held=1, share=0x3800, mean=0.5, fatrelu=True):
+            kind="calor.profile", partner=3, epsilon=0.0, held=1, share=0x3800, mean=0.5, fatrelu=True, ppl=None):
     keys = [
         key("general.type", 8, text(kind)), key("calor.profile.version", 4, struct.pack("<I", version)), key("calor.profile.model", 8, text("seed")),
         key("calor.profile.identity", 9, array(0, "B", range(16))), key("calor.profile.activation", 8, text("relu")), key("calor.profile.zeros", 7, b"\x01"),
@@ -44,6 +44,9 @@ def profile(runs=((0, 0, 3), (1, 7, 1)), trace=TRACE, neurons=F, layers=L, token
         key("calor.profile.run.text", 9, array(4, "I", [r[0] for r in runs])), key("calor.profile.run.start", 9, array(10, "Q", [r[1] for r in runs])),
         key("calor.profile.run.tokens", 9, array(4, "I", [r[2] for r in runs])),
     ]
+    if ppl:
+        keys += [key(f"calor.profile.ppl.{name}", 6, struct.pack("<f", v)) for name, v in ppl["found"].items()]
+        keys.append(key("calor.profile.ppl.tokens", 10, struct.pack("<Q", ppl["tokens"])))
     parts = []
     for n in range(L):
         parts += [
@@ -58,6 +61,8 @@ def profile(runs=((0, 0, 3), (1, 7, 1)), trace=TRACE, neurons=F, layers=L, token
             parts.append((f"blk.{n}.trace", 24, (len(trace),), trace))
     if fatrelu:
         parts.append(("fatrelu", 0, (3, 2), struct.pack("<6f", 0, 0.6, 5, 0.01, 0.7, 5.1)))
+    if ppl:
+        parts.append(("ppl", 0, (3, len(ppl["steps"])), b"".join(struct.pack("<3f", *step) for step in ppl["steps"])))
     parts = [p for p in parts if p[0] != drop]
     head, data = b"", b""
     for name, t, dims, body in parts:
@@ -67,8 +72,20 @@ def profile(runs=((0, 0, 3), (1, 7, 1)), trace=TRACE, neurons=F, layers=L, token
     return out + bytes(-len(out) % 32) + data
 
 
+def search(tokens=9, steps=((0, 0.6, 5), (0.125, 0.7, 5.04), (0.5, 0.8, 6)), drop=None, **changes):
+    found = {"target": 1, "cett": 0.125, "sparsity": 0.7, "perplexity": 5.04, "dense": 5, **changes}
+    return {"found": {k: v for k, v in found.items() if k != drop}, "tokens": tokens, "steps": steps}
+
+
 SEEDS = {
     "all": profile(),
+    "ppl": profile(ppl=search()),
+    "ppl-missing": profile(ppl=search(drop="dense")),
+    "ppl-nan": profile(ppl=search(perplexity=NAN)),
+    "ppl-sparsity-too-high": profile(ppl=search(sparsity=1.5)),
+    "ppl-tokens": profile(ppl=search(tokens=1 << 40)),
+    "ppl-steps-descend": profile(ppl=search(steps=((0.5, 0.8, 6), (0, 0.6, 5)))),
+    "ppl-steps-infinite": profile(ppl=search(steps=((0, 0.6, float("inf")),))),
     "no-runs": profile(runs=(), trace=b"", curve=False, fatrelu=False),
     "no-held-out": profile(runs=((0, 0, 3),), trace=TRACE[:-2], tokens=(6, 0), held=0, drop="blk.1.cett"),
     "version": profile(version=2),
