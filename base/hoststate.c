@@ -188,6 +188,15 @@ void hoststate_read(struct hoststate *h, const char *root)
     h->cpu_quota = affinity_quota(root);
 }
 
+uint64_t hoststate_memory_free(const char *root)
+{
+    struct hoststate h = {0};
+    if (!root) root = "";
+    read_meminfo(&h, root);
+    read_groups(&h, root);
+    return h.memory ? h.memory_free : UINT64_MAX;
+}
+
 json_t *hoststate_json(const struct hoststate *h)
 {
     return json_pack(

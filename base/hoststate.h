@@ -27,6 +27,9 @@ struct hoststate {
 /* Never fails: what cannot be found out stays 0 or "". `root` stands before /proc and /sys (NULL: none). */
 void hoststate_read(struct hoststate *h, const char *root);
 
+/* memory_free alone, which is quick; UINT64_MAX where it cannot be found out. */
+uint64_t hoststate_memory_free(const char *root);
+
 /* As a JSON object, the caller's (json_decref); NULL: no memory. */
 json_t *hoststate_json(const struct hoststate *h);
 

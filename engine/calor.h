@@ -168,7 +168,8 @@ enum calor_mode {
                         definition of an active neuron): lossy, for any activation */
 };
 typedef struct {
-    uint32_t context; /* tokens of KV cache, allocated up front; 0: the model's context, at most 4096 */
+    uint32_t context; /* tokens of KV cache, allocated up front; 0: the model's context, at most 4096.
+                         More than fit into the memory that is free: CALOR_ENOMEM, saying how many do */
     uint32_t batch;   /* most tokens computed at once; 0: 512 */
     const char *kv;   /* "f16" (default), "q8_0" (head size a multiple of 32), "f32" */
     enum calor_mode

@@ -1,5 +1,6 @@
 /* The walk over the layers, and the memory it needs. */
 #include "base/err.h"
+#include "base/hoststate.h"
 #include "base/threads.h"
 #include "engine/arch/arch.h"
 #include "engine/pass.h"
@@ -226,6 +227,7 @@ int forward_plan(struct calor_session *s, struct err *e)
     s->workers = calloc((size_t)threads, sizeof *s->workers);
     if (!s->workers) return err_set(e, ERR_NOMEM, "no memory for %d threads", threads);
     lay_out(s, &need, threads);
+    if (session_check_memory(s, hoststate_memory_free(NULL), e) < 0) return e->code;
     size_t bytes = (s->arena_bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
     s->arena = aligned_alloc(HUGE_PAGE, bytes);
     if (!s->arena)

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-int kv_init(struct kv *kv, const struct hparams *hp, uint32_t context, const char *type, struct err *e)
+int kv_plan(struct kv *kv, const struct hparams *hp, uint32_t context, const char *type, struct err *e)
 {
     memset(kv, 0, sizeof *kv);
     if (!type || strcmp(type, "f16") == 0)
@@ -31,18 +31,24 @@ int kv_init(struct kv *kv, const struct hparams *hp, uint32_t context, const cha
         !checked_mul(head, 2ull * hp->kv_heads, &layer) || !checked_mul(layer, hp->layers, &all) ||
         all > SIZE_MAX / 2)
         return err_set(e, ERR_ARG, "a KV cache of %u tokens is beyond any memory", context);
-    void *p = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (p == MAP_FAILED)
-        return err_set_errno(
-            e, ERR_NOMEM, "no memory for the KV cache: %llu MiB for %u tokens; a smaller context needs less",
-            (unsigned long long)(all >> 20), context);
-    kv->data = p;
     kv->row_bytes = row;
     kv->head_bytes = head;
     kv->layer_bytes = layer;
     kv->bytes = all;
     kv->context = context;
     kv->kv_heads = hp->kv_heads;
+    return 0;
+}
+
+int kv_allocate(struct kv *kv, struct err *e)
+{
+    void *p =
+        mmap(NULL, kv->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return err_set_errno(
+            e, ERR_NOMEM, "no memory for the KV cache: %llu MiB for %u tokens; a smaller context needs less",
+            (unsigned long long)(kv->bytes >> 20), kv->context);
+    kv->data = p;
     return 0;
 }
 

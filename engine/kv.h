@@ -21,8 +21,10 @@ struct kv {
     uint8_t *data; /* 64-byte aligned */
 };
 
-/* `type`: "f16", "q8_0", "f32"; NULL: f16. Pages are taken from the system as positions are first written. */
-int kv_init(struct kv *kv, const struct hparams *hp, uint32_t context, const char *type, struct err *e);
+/* Sizes it: `type` is "f16", "q8_0", "f32"; NULL: f16. kv_finish in any case. */
+int kv_plan(struct kv *kv, const struct hparams *hp, uint32_t context, const char *type, struct err *e);
+/* Takes the address space; pages are taken from the system as positions are first written. */
+int kv_allocate(struct kv *kv, struct err *e);
 void kv_finish(struct kv *kv);
 
 static inline uint8_t *kv_k(const struct kv *kv, uint32_t layer, uint32_t head)

@@ -87,7 +87,7 @@ size_t ffn_neurons_input_bytes(const struct layer *l, int64_t T);
 /* Runs the pass on the model's team. 0, ERR_CANCELLED or ERR_NUMERIC. */
 int forward_run(struct pass *p);
 
-/* Sizes the session's arena and points its buffers into it. */
+/* Sizes the session's arena and, when it fits into memory beside the KV cache, points its buffers into it. */
 int forward_plan(struct calor_session *s, struct err *e);
 
 #endif

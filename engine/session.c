@@ -1,6 +1,7 @@
 /* Sessions: the timeline, split into batches. */
 #include "engine/session.h"
 
+#include "base/checked.h"
 #include "base/err.h"
 #include "base/threads.h"
 #include "engine/arch/arch.h"
@@ -55,6 +56,30 @@ static int check(const struct calor_model *m, const calor_session_settings *s, s
     return 0;
 }
 
+int session_check_memory(const struct calor_session *s, uint64_t available, struct err *e)
+{
+    const struct hparams *hp = &s->m->hp;
+    const unsigned mib = 20;
+    /* What does not grow with the context, and what a token of it takes; `heads` times, up to 63 bytes of the
+     * cache are there to align the next one. hparams_read's limits keep all of it far below
+     * 2^63. */
+    uint64_t fixed = s->arena_bytes + 2 * (uint64_t)hp->vocab * sizeof(struct candidate);
+    uint64_t heads = 2ull * hp->kv_heads * hp->layers, token = heads * s->kv.row_bytes + sizeof *s->ids, sum;
+    if (checked_add(s->kv.bytes, fixed + s->context * sizeof *s->ids, &sum) && sum <= available) return 0;
+    if (fixed + 64 * heads + token > available)
+        return err_set(e, ERR_NOMEM,
+                       "the buffers of %u tokens at once need %llu MiB, and %llu MiB of memory are free: a "
+                       "smaller batch or fewer threads need less",
+                       s->batch, (unsigned long long)(fixed >> mib), (unsigned long long)(available >> mib));
+    return err_set(
+        e, ERR_NOMEM,
+        "a context of %u tokens needs %llu MiB of KV cache and %llu MiB of buffers, and %llu MiB of "
+        "memory are free: at most %llu tokens would fit",
+        s->context, (unsigned long long)(s->kv.bytes >> mib), (unsigned long long)(fixed >> mib),
+        (unsigned long long)(available >> mib),
+        (unsigned long long)((available - fixed - 64 * heads) / token));
+}
+
 int calor_session_open(calor_session **out, calor_model *m, const calor_session_settings *settings, char *err,
                        size_t errlen)
 {
@@ -78,8 +103,8 @@ int calor_session_open(calor_session **out, calor_model *m, const calor_session_
                                    : (m->hp.context < DEFAULT_CONTEXT ? m->hp.context : DEFAULT_CONTEXT);
     s->batch = settings->batch ? settings->batch : DEFAULT_BATCH;
     if (s->batch > s->context) s->batch = s->context;
-    if (kv_init(&s->kv, &m->hp, s->context, settings->kv, &e) < 0) goto fail;
-    if (forward_plan(s, &e) < 0) goto fail;
+    if (kv_plan(&s->kv, &m->hp, s->context, settings->kv, &e) < 0) goto fail;
+    if (forward_plan(s, &e) < 0 || kv_allocate(&s->kv, &e) < 0) goto fail;
     calor_session_ffn_reset(s);
     if (s->mode == CALOR_THRESHOLD) memcpy(s->epsilon, settings->epsilon, m->hp.layers * sizeof *s->epsilon);
     s->ids = malloc(s->context * sizeof *s->ids);

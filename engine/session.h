@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct err;
+
 /* What a thread has for itself: 64-byte aligned parts of the session's arena. */
 struct worker {
     void *scratch; /* for kernels */
@@ -68,5 +70,9 @@ struct calor_session {
     int has_logits;
     struct candidate *candidates; /* the sampler's work space, vocab long */
 };
+
+/* Whether all that a planned session takes (KV cache, buffers, timeline) fits into `available` bytes.
+ * ERR_NOMEM says how many tokens would. */
+int session_check_memory(const struct calor_session *s, uint64_t available, struct err *e);
 
 #endif

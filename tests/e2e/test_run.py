@@ -2,6 +2,7 @@
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -53,6 +54,9 @@ tap.check("-n 0 computes the prompt only", j["ids"] == [] and j["text"] == "" an
 r = tap.run("run", model, "-p", "word " * 100, "-c", "32")
 tap.check("a prompt beyond the context is an error that gives both numbers", r.returncode == 1 and "do not fit" in r.stderr and
           "32" in r.stderr and not r.stdout.strip(), r.stderr)
+r = tap.run("run", model, "-p", "Tim", "-n", "1", "-c", "2147483647")
+tap.check("a context beyond the machine's memory is refused, with one that fits", r.returncode == 1 and
+          re.search(r"MiB of memory are free: at most \d{4,} tokens would fit", r.stderr) and r.stdout == "", r.stderr)
 j = run_json(model, "-p", "Once upon a time", "-c", "32", "--temp", "0")
 tap.check("a full context stops the text", j["stop"] == "context" and j["prompt_ids"] + j["ids"] == ids[:33], j)
 tap.check("text from a file and from standard input",

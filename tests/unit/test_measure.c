@@ -125,6 +125,7 @@ static void host_is_described(void **state)
     struct hoststate h;
     hoststate_read(&h, root);
     assert_int_equal(h.memory, 0);
+    assert_true(hoststate_memory_free(root) == UINT64_MAX);
     assert_true(h.cores >= 1 && h.cpus >= h.cores && h.nodes >= 1);
 
     put(root, "/proc/cpuinfo",
@@ -156,12 +157,14 @@ static void host_is_described(void **state)
     hoststate_read(&h, root);
     assert_int_equal(h.memory_limit, 512000);
     assert_int_equal(h.memory_free, 412000); /* files in the page cache count as free */
+    assert_int_equal(hoststate_memory_free(root), 412000);
     put(root, "/proc/self/cgroup", "4:memory:/gone\n");
     put(root, "/sys/fs/cgroup/memory/memory.limit_in_bytes", "200000\n");
     put(root, "/sys/fs/cgroup/memory/memory.usage_in_bytes", "250000\n");
     hoststate_read(&h, root);
     assert_int_equal(h.memory_limit, 200000);
     assert_int_equal(h.memory_free, 0);
+    assert_int_equal(hoststate_memory_free(root), 0);
     snprintf(cmd, sizeof cmd, "rm -rf %s", root);
     assert_int_equal(system(cmd), 0);
 

@@ -6,7 +6,9 @@
 #include "base/threads.h"
 #include "engine/calor.h"
 #include "engine/model.h"
+#include "engine/session.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <pthread.h>
 
@@ -297,9 +299,9 @@ static void test_limits(void **state)
     ss = calor_session_default();
     ss.context = 0x7fffffff;
     ss.kv = "f32";
-    int rc = calor_session_open(&s, m, &ss, err, sizeof err); /* terabytes: reserved or refused, not killed */
-    assert_true(rc == 0 || rc == CALOR_ENOMEM);
-    calor_session_close(&s);
+    assert_int_equal(calor_session_open(&s, m, &ss, err, sizeof err), CALOR_ENOMEM); /* terabytes */
+    assert_non_null(strstr(err, "tokens would fit"));
+    assert_null(s);
     calor_session_close(&s);
     calor_session_close(NULL);
     calor_model_close(&m);
@@ -313,6 +315,42 @@ static void *cancel_soon(void *arg)
     nanosleep(&t, NULL);
     calor_cancel(arg);
     return NULL;
+}
+
+/* What the message says fits does, and twice that does not; both on either side of what was asked for. */
+static void test_memory_is_counted_before_it_is_taken(void **state)
+{
+    (void)state;
+    static const char *const types[] = {"f32", "f16"};
+    calor_model *m = open_model(2, NULL);
+    for (int i = 0; i < 6; i++) {
+        calor_session_settings ss = calor_session_default();
+        struct err e = {0};
+        ss.kv = types[i % 2];
+        ss.batch = 16;
+        ss.context = 100000 + 7 * (uint32_t)i;
+        calor_session *s = open_session(m, ss);
+        calor_session_info info;
+        calor_session_describe(s, &info);
+        uint64_t all = info.kv_bytes + info.compute_bytes, fits = 0, sampler = 2 * VOCAB * 8;
+        assert_int_equal(session_check_memory(s, UINT64_MAX, &e), 0);
+        assert_int_equal(session_check_memory(s, all + sampler, &e), 0);
+        FAILS(session_check_memory(s, all + sampler - 1, &e), ERR_NOMEM, "a context of 1000");
+        FAILS(session_check_memory(s, all / 2, &e), ERR_NOMEM, "at most ");
+        assert_int_equal(sscanf(strstr(e.msg, "at most "), "at most %" SCNu64 " tokens would fit", &fits), 1);
+        assert_in_range(fits, 48000, 50100);
+        FAILS(session_check_memory(s, 0, &e), ERR_NOMEM, "the buffers of 16 tokens");
+        calor_session_close(&s);
+        ss.context = (uint32_t)fits;
+        s = open_session(m, ss);
+        assert_int_equal(session_check_memory(s, all / 2, &e), 0);
+        calor_session_close(&s);
+        ss.context = (uint32_t)fits + 200; /* what was left is no more than what aligning may take */
+        s = open_session(m, ss);
+        assert_int_equal(session_check_memory(s, all / 2, &e), ERR_NOMEM);
+        calor_session_close(&s);
+    }
+    calor_model_close(&m);
 }
 
 static void test_cancel(void **state)
@@ -435,6 +473,7 @@ int main(void)
         cmocka_unit_test(test_memory_nodes_do_not_change_the_bits),
         cmocka_unit_test(test_rewind),
         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_memory_is_counted_before_it_is_taken),
         cmocka_unit_test(test_cancel),
         cmocka_unit_test(test_sessions_of_several_threads_take_turns),
         cmocka_unit_test(test_output_that_is_not_a_number),
