@@ -79,7 +79,28 @@ struct dict {
     bool fortran, seen_fortran;
     uint64_t shape[32];
     int dims; /* -1: not there */
+    const char *note;
+    size_t note_n;
 };
+
+/* To the end of the header: a comment, where there is one. */
+static void take_note(struct text *t, struct dict *d)
+{
+    if (!eat(t, '#')) return;
+    while (t->s < t->end && *t->s == ' ') t->s++;
+    d->note = t->s;
+    const char *end = t->end;
+    while (end > d->note && (end[-1] == ' ' || end[-1] == '\n')) end--;
+    d->note_n = (size_t)(end - d->note);
+    /* A second line would be Python again; what is not printable is not ours. */
+    bool plain = d->note_n <= NPY_NOTE_MAX;
+    for (const char *s = d->note; s < end; s++) {
+        if (*s == '\n') return;
+        plain &= *s >= 32 && *s < 127;
+    }
+    if (!plain) d->note_n = 0;
+    t->s = t->end;
+}
 
 static bool parse_dict(struct text *t, struct dict *d)
 {
@@ -105,7 +126,7 @@ static bool parse_dict(struct text *t, struct dict *d)
             break;
         }
     }
-    eat(t, 0); /* passes the spaces that pad the header */
+    take_note(t, d); /* also passes the spaces that pad the header */
     return t->s == t->end && d->descr && d->seen_fortran && d->dims >= 0;
 }
 
@@ -141,7 +162,8 @@ int npy_parse(struct npy_layout *out, const void *bytes, size_t n, uint64_t file
             "convert it with numpy.ascontiguousarray(a, 'float32')",
             path, d.dims, d.dims == 1 ? "" : "s", d.descr_n < 40 ? (int)d.descr_n : 40, d.descr,
             d.fortran ? " in Fortran order" : "");
-    *out = (struct npy_layout){d.shape[0], d.shape[1], head + len};
+    *out = (struct npy_layout){.rows = d.shape[0], .cols = d.shape[1], .data = head + len};
+    if (d.note_n) memcpy(out->note, d.note, d.note_n);
     uint64_t size;
     if (!checked_mul(d.shape[0], d.shape[1], &size) || !checked_mul(size, 4, &size) ||
         !checked_mul(d.shape[1], 4, &(uint64_t){0}) || size > file_bytes - out->data)
@@ -207,6 +229,11 @@ uint64_t npy_cols(const struct npy *f)
     return f->l.cols;
 }
 
+const char *npy_note(const struct npy *f)
+{
+    return f->l.note;
+}
+
 int npy_read(const struct npy *f, uint64_t first, uint64_t n, float *dst, struct err *e)
 {
     if (n > f->l.rows || first > f->l.rows - n)
@@ -222,10 +249,16 @@ struct npy_writer {
     int failed;
 };
 
-int npy_writer_create(struct npy_writer **out, const char *path, uint64_t rows, uint64_t cols, struct err *e)
+int npy_writer_create(struct npy_writer **out, const char *path, uint64_t rows, uint64_t cols,
+                      const char *note, struct err *e)
 {
     *out = NULL;
     uint64_t total, bytes;
+    size_t n_note = note ? strlen(note) : 0;
+    for (size_t i = 0; i < n_note; i++)
+        if (n_note > NPY_NOTE_MAX || note[i] < 32 || note[i] > 126)
+            return err_set(e, ERR_ARG, "npy writer: expected a note of at most %d printable characters",
+                           NPY_NOTE_MAX);
     if (!checked_mul(rows, cols, &total) || !checked_mul(total, 4, &bytes) || bytes > INT64_MAX)
         return err_set(e, ERR_ARG, "npy writer: %llu x %llu floats are too many for a file",
                        (unsigned long long)rows, (unsigned long long)cols);
@@ -237,16 +270,18 @@ int npy_writer_create(struct npy_writer **out, const char *path, uint64_t rows, 
         free(w);
         return rc;
     }
-    char head[128 + 1];
+    char head[256 + 1];
     int n = snprintf(head, sizeof head,
-                     "%c%s%c%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%llu, %llu), }", 0x93,
-                     "NUMPY", 1, 1, 1, 1, (unsigned long long)rows, (unsigned long long)cols);
+                     "%c%s%c%c%c%c{'descr': '<f4', 'fortran_order': False, 'shape': (%llu, %llu), }%s%s",
+                     0x93, "NUMPY", 1, 1, 1, 1, (unsigned long long)rows, (unsigned long long)cols,
+                     n_note ? " # " : "", n_note ? note : "");
     memset(head + n, ' ', sizeof head - (size_t)n); /* data begins at a multiple of 64, as NumPy has it */
-    head[127] = '\n';
+    size_t end = n < 128 ? 128 : 256;
+    head[end - 1] = '\n';
     head[7] = 0;
-    head[8] = 128 - 10;
+    head[8] = (char)(unsigned char)(end - 10);
     head[9] = 0;
-    rc = file_out_write(&w->out, head, 128, e);
+    rc = file_out_write(&w->out, head, end, e);
     if (rc) {
         npy_writer_destroy(&w);
         return rc;

@@ -2,16 +2,17 @@
 #ifndef IO_NPY_PRIV_H
 #define IO_NPY_PRIV_H
 
+#include "io/npy.h"
+
 #include <stddef.h>
 #include <stdint.h>
-
-struct err;
 
 enum { NPY_HEADER_MAX = 64 << 10 };
 
 struct npy_layout {
     uint64_t rows, cols;
     uint64_t data; /* where values begin in the file */
+    char note[NPY_NOTE_MAX + 1];
 };
 
 /* Parses the first n bytes of a file of file_bytes; n is file_bytes or at least NPY_HEADER_MAX. */

@@ -4,14 +4,17 @@
 
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/progress.h"
 #include "io/npy.h"
 
+#include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 /* Logits held at once. */
 #define PIECE_BYTES (64u << 20)
@@ -153,6 +156,47 @@ static int choose_context(struct eval *v, const struct cli_command *self)
     return CLI_OK;
 }
 
+/* What the logits of a file are of: the windows' length, and the tokens in them by their hash. */
+#define NOTE "calor eval: context %" PRIu32 ", tokens %016" PRIx64
+
+static void make_note(const struct eval *v, char note[NPY_NOTE_MAX])
+{
+    uint64_t hash = XXH3_64bits(v->tokens, v->windows * v->context * sizeof *v->tokens);
+    snprintf(note, NPY_NOTE_MAX, NOTE, v->context, hash);
+}
+
+/* Whether the logits in ref_file are of this text in these windows. Files made elsewhere do not say. */
+static int check_reference(const struct eval *v)
+{
+    struct err e = {0};
+    char note[NPY_NOTE_MAX];
+    const char *theirs = npy_note(v->ref_file);
+    uint64_t rows = npy_rows(v->ref_file), cols = npy_cols(v->ref_file), want = v->windows * v->context;
+    uint32_t context = 0;
+    bool known = sscanf(theirs, "calor eval: context %" SCNu32 ", tokens", &context) == 1;
+    make_note(v, note);
+    if (known && context != v->context)
+        err_set(&e, ERR_STALE,
+                "%s: its logits are of windows of %" PRIu32 " tokens, this run has windows of %" PRIu32
+                ": give -c %" PRIu32 ", or write them again",
+                v->against, context, v->context, context);
+    else if (rows != want || cols != v->vocab)
+        err_set(&e, ERR_STALE, "%s: has %llu rows of %llu logits; this text and model give %llu of %u",
+                v->against, (unsigned long long)rows, (unsigned long long)cols, (unsigned long long)want,
+                v->vocab);
+    else if (known && strcmp(theirs, note) != 0)
+        err_set(&e, ERR_STALE,
+                "%s: its logits are of other tokens than this run's: another text, or a model with another "
+                "tokenizer",
+                v->against);
+    else if (!known)
+        log_warn(
+            "%s does not say which text its logits are of: they are taken to be this text's, in windows of "
+            "%" PRIu32 " tokens",
+            v->against, v->context);
+    return e.code ? cli_fail(&e) : CLI_OK;
+}
+
 /* --against: a mode, cpu:TIER (the same file on another instruction set), or logits from a file. */
 static int open_reference(struct eval *v)
 {
@@ -178,19 +222,11 @@ static int open_reference(struct eval *v)
         int status = open_model(&v->ref_model, v->path, &o, &seconds);
         return status == CLI_OK ? open_session(&v->ref, v->ref_model, &o, (uint32_t)v->batch) : status;
     }
-    uint64_t want = v->windows * v->context;
     if (npy_open(&v->ref_file, v->against, &e) < 0) {
         err_prefix(&e, e.code, "--against takes a mode (dense, dense-fast, exact), cpu:TIER or a .npy file");
         return cli_fail(&e);
     }
-    uint64_t rows = npy_rows(v->ref_file), cols = npy_cols(v->ref_file);
-    if (rows != want || cols != v->vocab) {
-        err_set(&e, ERR_STALE, "%s: has %llu rows of %llu logits; this text and model give %llu of %u",
-                v->against, (unsigned long long)rows, (unsigned long long)cols, (unsigned long long)want,
-                v->vocab);
-        return cli_fail(&e);
-    }
-    return CLI_OK;
+    return check_reference(v);
 }
 
 static int allocate(struct eval *v)
@@ -295,6 +331,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
     struct eval v = {.batch = 512};
     struct err e = {0};
     const char *path = NULL;
+    char note[NPY_NOTE_MAX];
     bool json = false;
     const struct cli_opt opts[] = {
         {'f', "file", CLI_STR, &v.text_path, "TEXT", "the text, - for standard input"},
@@ -320,9 +357,11 @@ static int run(const struct cli_command *self, int argc, char **argv)
     if (status == CLI_OK) status = allocate(&v);
     if (status == CLI_OK) status = open_session(&v.session, v.model, &v.open, (uint32_t)v.batch);
     if (status == CLI_OK && v.against) status = open_reference(&v);
-    if (status == CLI_OK && v.logits_path &&
-        npy_writer_create(&v.out, v.logits_path, v.windows * v.context, v.vocab, &e) < 0)
-        status = cli_fail(&e);
+    if (status == CLI_OK && v.logits_path) {
+        make_note(&v, note);
+        if (npy_writer_create(&v.out, v.logits_path, v.windows * v.context, v.vocab, note, &e) < 0)
+            status = cli_fail(&e);
+    }
     if (status == CLI_OK) status = evaluate(&v);
     if (status == CLI_OK && v.out && npy_writer_finish(v.out, &e) < 0) status = cli_fail(&e);
     if (status == CLI_OK) status = report(&v, json);
@@ -347,7 +386,9 @@ const struct cli_command cmd_eval = {
     "The text is cut into windows of -c tokens (default 512), each beginning with the model's BOS where it "
     "has\n"
     "one; the second half of each window is scored. llama.cpp's perplexity tool counts the same way.\n"
-    "--logits writes one row a token of every window, in order; --against takes such a file.",
+    "--logits writes one row a token of every window, in order; --against takes such a file, and refuses "
+    "one\n"
+    "of another text or of windows of another length.",
     "  calor eval model.gguf -f text.txt -c 512\n"
     "  calor eval model.gguf -f text.txt --against cpu:ref --json\n"
     "  calor eval model.gguf -f text.txt -b 1 --logits out.npy",

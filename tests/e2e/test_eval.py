@@ -27,6 +27,20 @@ base = evaluate("stories260K.gguf", "-f", short, "-c", "64", "--logits", npy, "-
 same = evaluate("stories260K.gguf", "-f", short, "-c", "64", "--against", npy, "--mode", "dense")
 tap.check("logits written and read again are the same", same.get("kld_mean") == 0 and same.get("max_abs_diff") == 0 and
           same.get("same_top") == 1 and same["perplexity"] == base["perplexity"], same)
+head = npy.read_bytes()[:256]
+plain, other = tap.temp() / "plain.npy", tap.temp() / "other.txt"
+plain.write_bytes(head.split(b" # ")[0].ljust(255) + b"\n" + npy.read_bytes()[256:])
+other.write_bytes(short.read_bytes().replace(b" she ", b" he ", 1))
+r = tap.run("eval", model, "-f", short, "-c", "64", "--against", plain, "--mode", "dense", "--json")
+tap.check("a file that does not say of what is taken, with a warning", r.returncode == 0 and
+          json.loads(r.stdout)["kld_mean"] == 0 and "does not say" in r.stderr, r.stdout + r.stderr)
+windows = base["windows"]
+tap.check("windows can be halved and joined", windows % 2 == 0, windows)
+for name, args, words in (("halved windows", ["-f", short, "-c", "32"], "windows of 64 tokens, this run has windows of 32: give -c 64"),
+                          ("joined windows", ["-f", short, "-c", "128"], "give -c 64"),
+                          ("another text", ["-f", other, "-c", "64"], "of other tokens")):
+    r = tap.run("eval", model, *args, "--against", npy)
+    tap.check(f"logits of {name} are refused", r.returncode == 1 and words in r.stderr and r.stdout == "", r.stderr)
 one = evaluate("stories260K.gguf", "-f", short, "-c", "64", "--against", npy, "-b", "1")
 tap.check("the decoding path agrees", 0 <= one.get("kld_mean", 1) < 1e-5 and one["same_top"] > 0.99 and one["batch"] == 1, one)
 q = evaluate("stories260K-ffn256-q4_k_m.gguf", "-f", short, "-c", "64", "--against", npy)
@@ -54,7 +68,7 @@ for extra in (["--cpu", "ref"], ["--mode", "dense"], []):
 
 for args, word in ((["-f", short, "-c", "100000"], "the text has"), (["-f", "/nonexistent"], "/nonexistent"), ([], "-f TEXT"),
                    (["-f", short, "--against", "nope"], "nope"), (["-f", short, "-c", "64", "--against", short], "npy"),
-                   (["-f", short, "-c", "32", "--against", npy], "rows"), (["-f", short, "-c", "2"], "at least 3")):
+                   (["-f", short, "-c", "32", "--against", npy], "windows of"), (["-f", short, "-c", "2"], "at least 3")):
     r = tap.run("eval", model, *args)
     tap.check(f"refused: {' '.join(map(str, args))}", r.returncode in (1, 2) and word in r.stderr, r.stderr)
 tap.done()

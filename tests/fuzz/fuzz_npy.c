@@ -14,5 +14,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     PROMISE(rc == 0 || (rc == e.code && strstr(e.msg, "fuzz")));
     if (rc) return 0;
     PROMISE(l.data <= size && (l.rows == 0 || l.cols <= (size - l.data) / 4 / l.rows));
+    PROMISE(strlen(l.note) <= NPY_NOTE_MAX && !strpbrk(l.note, "\n\x7f"));
     return 0;
 }

@@ -108,8 +108,8 @@ def safetensors_seeds():
     }
 
 
-def npy(descr="<f4", order="False", shape="(2, 3)", data=24, version=1):
-    h = f"{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}"
+def npy(descr="<f4", order="False", shape="(2, 3)", data=24, version=1, note=""):
+    h = f"{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}{note}"
     return b"\x93NUMPY" + struct.pack("<BBH" if version == 1 else "<BBI", version, 0, len(h)) + h.encode() + bytes(data)
 
 
@@ -122,6 +122,7 @@ def npy_seeds():
         "wrapping": npy(shape="(4294967296, 4294967296)"),
         "one-dimension": npy(shape="(6,)"),
         "short": npy(data=23),
+        "note": npy(note=" # calor eval: context 64, tokens 0123456789abcdef  \n"),
     }
 
 

@@ -278,7 +278,7 @@ static int write_npy(struct err *e)
 {
     struct npy_writer *w;
     float v[4] = {0};
-    int rc = npy_writer_create(&w, in_dir("a.npy"), 2, 2, e);
+    int rc = npy_writer_create(&w, in_dir("a.npy"), 2, 2, NULL, e);
     if (rc) return rc;
     rc = npy_write(w, v, 4, e);
     if (rc == 0) rc = npy_writer_finish(w, e);

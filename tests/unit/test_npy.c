@@ -16,7 +16,7 @@ static void what_is_written_is_read(void **state)
     struct npy_writer *w;
     struct npy *f;
     float v[6] = {1, -2, 3.5f, 0, 1e30f, 6}, got[6] = {0};
-    OK(npy_writer_create(&w, in_dir("a.npy"), 3, 2, &e));
+    OK(npy_writer_create(&w, in_dir("a.npy"), 3, 2, NULL, &e));
     OK(npy_write(w, v, 1, &e));
     FAILS(npy_writer_finish(w, &e), ERR_STATE, "6 values: only 1 were written");
     OK(npy_write(w, v + 1, 5, &e));
@@ -43,10 +43,39 @@ static void what_is_written_is_read(void **state)
     FAILS(npy_read(f, 2, 1, got, &e), ERR_IO, "ends at byte 150");
     npy_close(&f);
     npy_close(&f);
-    FAILS(npy_writer_create(&w, in_dir("b.npy"), 1ull << 62, 2, &e), ERR_ARG, "too many");
-    OK(npy_writer_create(&w, in_dir("b.npy"), 1ull << 60, 1, &e)); /* the longest header */
+    FAILS(npy_writer_create(&w, in_dir("b.npy"), 1ull << 62, 2, NULL, &e), ERR_ARG, "too many");
+    OK(npy_writer_create(&w, in_dir("b.npy"), 1ull << 60, 1, NULL, &e)); /* the longest header */
     npy_writer_destroy(&w);
     assert_int_equal(access(in_dir("b.npy"), F_OK), -1);
+}
+
+static void a_note_comes_back(void **state)
+{
+    (void)state;
+    struct err e;
+    struct npy_writer *w;
+    struct npy *f;
+    float v[2] = {1, 2}, got[2] = {0};
+    char longest[NPY_NOTE_MAX + 2];
+    memset(longest, 'n', sizeof longest);
+    longest[NPY_NOTE_MAX + 1] = 0;
+    FAILS(npy_writer_create(&w, in_dir("n.npy"), 1, 2, longest, &e), ERR_ARG, "a note of at most 100");
+    FAILS(npy_writer_create(&w, in_dir("n.npy"), 1, 2, "two\nlines", &e), ERR_ARG, "printable");
+    longest[NPY_NOTE_MAX] = 0;
+    const char *const notes[] = {"", "short", longest};
+    for (int i = 0; i < 3; i++) {
+        OK(npy_writer_create(&w, in_dir("n.npy"), 1, 2, notes[i], &e));
+        OK(npy_write(w, v, 2, &e));
+        OK(npy_writer_finish(w, &e));
+        npy_writer_destroy(&w);
+        OK(npy_open(&f, in_dir("n.npy"), &e));
+        assert_string_equal(npy_note(f), notes[i]);
+        OK(npy_read(f, 0, 1, got, &e));
+        assert_memory_equal(v, got, sizeof v);
+        npy_close(&f);
+    }
+    OK(npy_writer_create(&w, in_dir("n.npy"), 1ull << 60, 1, longest, &e)); /* the longest header */
+    npy_writer_destroy(&w);
 }
 
 /* A file of this header (version 1) and n bytes behind it, parsed from memory of exactly that size. */
@@ -83,6 +112,19 @@ static void headers_are_read(void **state)
         assert_int_equal(l.cols, 3);
         assert_int_equal(l.data, 10 + strlen(good[i]));
     }
+    assert_string_equal(l.note, "");
+    OK(parse(DICT("(2, 3)") " # a note, {'x': 1}  \n", 24, &l, &e));
+    assert_string_equal(l.note, "a note, {'x': 1}");
+    OK(parse(DICT("(2, 3)") "#", 24, &l, &e));
+    assert_string_equal(l.note, "");
+    OK(parse(DICT("(2, 3)") "# no \xc3\xa4scii", 24, &l, &e));
+    assert_string_equal(l.note, "");
+    OK(parse(DICT("(2, 3)") "# "
+                            "01234567890123456789012345678901234567890123456789012345678901234567890123456789"
+                            "01234567890123"
+                            "4567890",
+             24, &l, &e));
+    assert_string_equal(l.note, "");
     OK(parse(DICT("(2, 3)"), 25, &l, &e)); /* trailing bytes */
     OK(parse(DICT("(0, 3)"), 0, &l, &e));
     OK(parse(DICT("(3, 0)"), 0, &l, &e));
@@ -123,6 +165,7 @@ static void malformed_headers_are_refused(void **state)
          "expected {'descr'"},
         {"{'other': '<f4', 'fortran_order': False, 'shape': (2, 3), }", ERR_FORMAT, "expected {'descr'"},
         {"{'descr': '<\\x66', 'fortran_order': False, 'shape': (2, 3), }", ERR_FORMAT, "expected {'descr'"},
+        {DICT("(2, 3)") "# a note\n'second line'", ERR_FORMAT, "expected {'descr'"},
         {DICT("(2, 3)") "x", ERR_FORMAT, "expected {'descr'"},
         {"{'descr': '<f4", ERR_FORMAT, "expected {'descr'"},
         {"{", ERR_FORMAT, "expected {'descr'"},
@@ -166,9 +209,8 @@ static void lengths_are_checked(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_is_written_is_read),
-        cmocka_unit_test(headers_are_read),
-        cmocka_unit_test(malformed_headers_are_refused),
+        cmocka_unit_test(what_is_written_is_read), cmocka_unit_test(a_note_comes_back),
+        cmocka_unit_test(headers_are_read),        cmocka_unit_test(malformed_headers_are_refused),
         cmocka_unit_test(lengths_are_checked),
     };
     return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
