@@ -76,6 +76,11 @@ typedef struct {
     enum calor_layout layout;
     int planes; /* 1, with a layout by neuron: gates of F16, BF16 and Q8_0 lie in a coarse and a fine plane,
                    so that most neurons are proved off by half of the bytes */
+    const char
+        *profile; /* a file of `calor profile` for this model, or NULL: gives CALOR_THRESHOLD its epsilons
+                   */
+    double cett; /* with a profile: epsilons for this CETT; 0: those it was made with (calor profile --cett or
+                    --ppl) */
     /* Progress of long loading, 0…1; a non-zero return cancels. May be NULL. Called from the opening thread.
      */
     int (*progress)(double done, void *arg);
@@ -174,7 +179,7 @@ typedef struct {
     const char *kv;   /* "f16" (default), "q8_0" (head size a multiple of 32), "f32" */
     enum calor_mode
         mode; /* default: CALOR_AUTO. CALOR_EXACT, CALOR_SURE and CALOR_THRESHOLD need a model by neuron */
-    const float *epsilon; /* CALOR_THRESHOLD: one a layer, ≥ 0; copied */
+    const float *epsilon; /* CALOR_THRESHOLD: one a layer, ≥ 0; copied. NULL: of the model's profile */
 } calor_session_settings;
 CALOR_API calor_session_settings calor_session_default(void);
 CALOR_API int calor_session_open(calor_session **out, calor_model *m, const calor_session_settings *s,

@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/threads.h"
 #include "engine/arch/arch.h"
+#include "engine/heat.h"
 #include "engine/tokenizer.h"
 #include "io/gguf.h"
 
@@ -165,6 +166,7 @@ int calor_model_open(calor_model **out, const char *path, const calor_model_sett
     }
     if (weights_bind(m, s, &e) < 0) goto fail;
     if (make_frequencies(m, &e) < 0) goto fail;
+    if (s->profile && heat_take(m, s->profile, s->cett, &e) < 0) goto fail;
     if (by_neuron(m, s) && neurons_lay_out(m, s->planes != 0, s->progress, s->progress_arg, &e) < 0)
         goto fail;
     if (s->progress && s->progress(1.0, s->progress_arg)) {

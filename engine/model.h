@@ -63,6 +63,7 @@ struct calor_model {
     const float *rope_factors; /* rot/2 divisors of the angles, or NULL */
     double *rope_freq;         /* rot/2 angles of one position */
     struct layer *layers;
+    float *epsilon; /* of a profile: one a layer, for CALOR_THRESHOLD; NULL without */
 
     void **owned; /* memory behind vectors and weights that are not used in place */
     size_t n_owned, cap_owned;

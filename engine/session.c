@@ -40,9 +40,12 @@ static int check(const struct calor_model *m, const calor_session_settings *s, s
             "this mode leaves out neurons that are exactly zero, and with %s none is: threshold leaves "
             "out small ones, dense none",
             m->act.name);
-    if (s->mode == CALOR_THRESHOLD && !s->epsilon)
-        return err_set(e, ERR_ARG, "threshold mode needs an epsilon for each of the %u layers", m->hp.layers);
-    for (uint32_t i = 0; s->mode == CALOR_THRESHOLD && i < m->hp.layers; i++)
+    if (s->mode == CALOR_THRESHOLD && !s->epsilon && !m->epsilon)
+        return err_set(e, ERR_ARG,
+                       "threshold mode needs an epsilon for each of the %u layers: of a profile (where the "
+                       "activation has zeros: one made with calor profile --ppl, or a CETT with it)",
+                       m->hp.layers);
+    for (uint32_t i = 0; s->mode == CALOR_THRESHOLD && s->epsilon && i < m->hp.layers; i++)
         if (!(s->epsilon[i] >= 0.0f) || isinf(s->epsilon[i]))
             return err_set(e, ERR_ARG, "the epsilon of layer %u is %g: expected a number from 0", i,
                            (double)s->epsilon[i]);
@@ -106,7 +109,9 @@ int calor_session_open(calor_session **out, calor_model *m, const calor_session_
     if (kv_plan(&s->kv, &m->hp, s->context, settings->kv, &e) < 0) goto fail;
     if (forward_plan(s, &e) < 0 || kv_allocate(&s->kv, &e) < 0) goto fail;
     calor_session_ffn_reset(s);
-    if (s->mode == CALOR_THRESHOLD) memcpy(s->epsilon, settings->epsilon, m->hp.layers * sizeof *s->epsilon);
+    if (s->mode == CALOR_THRESHOLD)
+        memcpy(s->epsilon, settings->epsilon ? settings->epsilon : m->epsilon,
+               m->hp.layers * sizeof *s->epsilon);
     s->ids = malloc(s->context * sizeof *s->ids);
     s->candidates = sampler_workspace(m->hp.vocab);
     if (!s->ids || !s->candidates) {

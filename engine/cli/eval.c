@@ -206,10 +206,14 @@ static int open_reference(struct eval *v)
     for (int i = 0; open_modes[i]; i++)
         if (strcmp(v->against, open_modes[i]) == 0) {
             calor_model *m = v->model;
+            int checked = open_check(i, o.profile, o.cett);
+            if (checked != CLI_OK) return checked;
             o.mode = i;
             bool planes = open_planes(v->open.mode, v->open.screen);
+            calor_model_info info;
+            calor_model_describe(m, &info);
             if ((open_layout(i) == CALOR_LAYOUT_FILE) != (open_layout(v->open.mode) == CALOR_LAYOUT_FILE) ||
-                (i == CALOR_SURE && !planes)) {
+                (i == CALOR_SURE && !planes) || (i == CALOR_THRESHOLD && !info.by_neuron)) {
                 int status = open_model(&v->ref_model, v->path, &o, &seconds);
                 if (status != CLI_OK) return status;
                 m = v->ref_model;
@@ -275,8 +279,9 @@ static int report(const struct eval *v, bool json)
         calor_ffn_counts c;
         open_ffn_counts(v->session, layers, &c);
         if (c.neurons)
-            printf("FFN: %.2f %% of activations are zero, %.2f %% of neurons were skipped\n",
+            printf("FFN: %.2f %% of activations are %s, %.2f %% of neurons were skipped\n",
                    100.0 - 100.0 * (double)c.active / (double)c.neurons,
+                   si.mode == CALOR_THRESHOLD ? "left out" : "zero",
                    100.0 - 100.0 * (double)c.listed / (double)c.neurons);
         return CLI_OK;
     }

@@ -13,9 +13,9 @@
 
 #define TEXT_LIMIT (1ull << 30)
 
-const char *const open_modes[] = {"auto", "dense", "dense-fast", "exact", "sure", NULL};
+const char *const open_modes[] = {"auto", "dense", "dense-fast", "exact", "sure", "threshold", NULL};
 _Static_assert(CALOR_AUTO == 0 && CALOR_DENSE == 1 && CALOR_DENSE_FAST == 2 && CALOR_EXACT == 3 &&
-                   CALOR_SURE == 4,
+                   CALOR_SURE == 4 && CALOR_THRESHOLD == 5,
                "names by number");
 const char *const open_kv[] = {"f16", "q8_0", "f32", NULL};
 
@@ -28,9 +28,9 @@ bool open_planes(int mode, int screen)
 
 enum calor_layout open_layout(int mode)
 {
-    return mode == CALOR_DENSE_FAST                    ? CALOR_LAYOUT_FILE
-           : mode == CALOR_EXACT || mode == CALOR_SURE ? CALOR_LAYOUT_NEURON
-                                                       : CALOR_LAYOUT_AUTO;
+    return mode == CALOR_DENSE_FAST                                               ? CALOR_LAYOUT_FILE
+           : mode == CALOR_EXACT || mode == CALOR_SURE || mode == CALOR_THRESHOLD ? CALOR_LAYOUT_NEURON
+                                                                                  : CALOR_LAYOUT_AUTO;
 }
 
 void open_ffn_counts(const calor_session *s, uint32_t layers, calor_ffn_counts *sum)
@@ -68,6 +68,15 @@ json_t *open_ffn_json(const calor_session *s, uint32_t layers)
                      list);
 }
 
+int open_check(int mode, const char *profile, double cett)
+{
+    if (mode == CALOR_THRESHOLD && !profile)
+        return cli_fail_text(CALOR_EARG, "threshold mode needs --profile FILE: `calor profile` makes one");
+    if (cett > 0.0 && !profile)
+        return cli_fail_text(CALOR_EARG, "--cett chooses from a profile: it needs --profile FILE");
+    return CLI_OK;
+}
+
 static int on_progress(double done, void *arg)
 {
     progress_update(arg, done);
@@ -78,6 +87,8 @@ int open_model(calor_model **out, const char *path, const struct open_options *o
 {
     char err[1000];
     struct progress bar;
+    int status = open_check(o->mode, o->profile, o->cett);
+    if (status != CLI_OK) return status;
     calor_model_settings s = calor_model_default();
     s.threads = (int)o->threads;
     s.no_mmap = o->no_mmap;
@@ -85,6 +96,8 @@ int open_model(calor_model **out, const char *path, const struct open_options *o
     s.activation = o->activation;
     s.layout = open_layout(o->mode);
     s.planes = open_planes(o->mode, o->screen);
+    s.profile = o->profile;
+    s.cett = o->cett;
     s.progress = on_progress;
     s.progress_arg = &bar;
     uint64_t t0 = clock_ns();

@@ -11,7 +11,8 @@
 
 struct open_options {
     int64_t threads, context;
-    const char *cpu, *activation;
+    const char *cpu, *activation, *profile;
+    double cett;
     int mode, kv; /* indices into open_modes, open_kv */
     int screen;   /* index into open_screens */
     bool no_mmap;
@@ -42,8 +43,9 @@ json_t *open_ffn_json(const calor_session *s, uint32_t layers);
          &(o)->mode,                                                                                         \
          "MODE",                                                                                             \
          "auto (default): exact where the activation has zeros, else dense-fast; exact: only the neurons "   \
-         "that fire; sure: the same, screened by a statistical bound (F16, BF16, Q8_0); dense: all of "      \
-         "them, the reference; dense-fast: all, the plain way",                                              \
+         "that fire; sure: the same, screened by a statistical bound (F16, BF16, Q8_0); threshold: those "   \
+         "that a profile says matter, lossy; dense: all of them, the reference; dense-fast: all, the plain " \
+         "way",                                                                                              \
          .choices = open_modes},                                                                             \
         {0, "kv", CLI_CHOICE, &(o)->kv, "TYPE", "KV cache: f16 (default), q8_0, f32", .choices = open_kv},   \
         {0,       "activation",                                                                              \
@@ -56,12 +58,26 @@ json_t *open_ffn_json(const calor_session *s, uint32_t layers);
          "NAME",                                                                                             \
          "rules neurons out before their gate is computed: none (default), plane (F16, BF16, Q8_0)",         \
          .choices = open_screens},                                                                           \
+        {0,       "profile",                                                                                 \
+         CLI_STR, &(o)->profile,                                                                             \
+         "FILE",  "the model's profile (calor profile): for --mode threshold"},                              \
+        {0,                                                                                                  \
+         "cett",                                                                                             \
+         CLI_FLOAT,                                                                                          \
+         &(o)->cett,                                                                                         \
+         "X",                                                                                                \
+         "with --profile: leave out the weakest neurons up to this CETT (default: what the profile was "     \
+         "made for, by --cett or --ppl)",                                                                    \
+         0.0001,                                                                                             \
+         1.0},                                                                                               \
         {0, "cpu", CLI_STR, &(o)->cpu, "TIER", "cap on the instruction set: ref, avx2, avx512, amx"},        \
     {                                                                                                        \
         0, "no-mmap", CLI_FLAG, &(o)->no_mmap, NULL,                                                         \
             "read the weights into memory instead of mapping the file"                                       \
     }
 
+/* Whether the options go together: CLI_OK, or the exit status with the error printed. */
+int open_check(int mode, const char *profile, double cett);
 /* Opens the model, with progress on stderr. Prints the error: CLI_OK or the exit status (128 + signal when
  * interrupted). *seconds: how long it took. */
 int open_model(calor_model **out, const char *path, const struct open_options *o, double *seconds);
