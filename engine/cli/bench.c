@@ -132,14 +132,16 @@ static int token_bytes(struct bench_result *r, const char *path, struct err *e)
     int rc = gguf_open(&f, path, GGUF_READ, e);
     if (rc) return rc;
     bool untied = gguf_find_tensor(f, "output.weight") != NULL;
-    *out = 0;
+    *out = r->dense_bytes = 0;
     for (int64_t i = 0; i < gguf_n_tensors(f); i++) {
         const struct gguf_tensor *t = gguf_tensor(f, i);
         bool embedding =
             strcmp(t->name, "token_embd.weight") == 0 || strcmp(t->name, "position_embd.weight") == 0;
         bool counted = r->ffn_tokens && strncmp(t->name, "blk.", 4) == 0 && strstr(t->name, ".ffn_") &&
                        !strstr(t->name, "norm") && t->ne[1] > 1;
-        if (!counted) *out += embedding && untied ? t->row_bytes : t->bytes;
+        uint64_t bytes = embedding && untied ? t->row_bytes : t->bytes;
+        r->dense_bytes += bytes;
+        if (!counted) *out += bytes;
     }
     if (r->ffn_tokens) *out += r->ffn.bytes / r->ffn_tokens;
     gguf_close(&f);

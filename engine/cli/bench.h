@@ -26,6 +26,7 @@ struct bench_result {
     calor_session_info session;
     double load_seconds;     /* opening the model and a session */
     uint64_t token_bytes;    /* weights read for each token when decoding */
+    uint64_t dense_bytes;    /* the same with nothing left out */
     calor_ffn_counts ffn;    /* of all runs of single tokens, all layers; zeros: not counted */
     uint64_t ffn_tokens;     /* how many tokens that were */
     uint64_t peak_memory;    /* of the process: resident bytes, pages of the mapped file included */

@@ -138,17 +138,19 @@ static json_t *result_json(const struct bench_result *r)
     /* s% takes a length: bytes of a model's name need not be UTF-8, and then the member is null. */
     json_t *name = json_string(m->name), *path = json_string(r->path);
     json_t *j = json_pack(
-        "{s:s, s:s, s:{s:o, s:o, s:s, s:s, s:s, s:I, s:I, s:I}, s:{s:i, s:s, s:s, s:s, s:i, s:i, s:i}, s:o, "
+        "{s:s, s:s, s:{s:o, s:o, s:s, s:s, s:s, s:I, s:I, s:I, s:I}, s:{s:i, s:s, s:s, s:s, s:i, s:i, s:i}, "
+        "s:o, "
         "s:I, s:I, "
         "s:I, s:I, s:o}",
         "calor", calor_version(), "time", when, "model", "path", path ? path : json_null(), "name",
         name ? name : json_null(), "architecture", m->architecture, "type", m->type, "activation",
         m->activation, "parameters", (json_int_t)m->parameters, "weight_bytes", (json_int_t)m->weight_bytes,
-        "token_bytes", (json_int_t)r->token_bytes, "settings", "threads", m->threads, "kernels", m->cpu,
-        "mode", r->mode, "kv", r->kv, "context", (int)r->session.context, "batch", (int)r->session.batch,
-        "repeats", r->repeats, "load_seconds", json_number(r->load_seconds), "kv_bytes",
-        (json_int_t)r->session.kv_bytes, "compute_bytes", (json_int_t)r->session.compute_bytes, "peak_memory",
-        (json_int_t)r->peak_memory, "anonymous_memory", (json_int_t)r->peak_anonymous, "tests", tests);
+        "token_bytes", (json_int_t)r->token_bytes, "dense_token_bytes", (json_int_t)r->dense_bytes,
+        "settings", "threads", m->threads, "kernels", m->cpu, "mode", r->mode, "kv", r->kv, "context",
+        (int)r->session.context, "batch", (int)r->session.batch, "repeats", r->repeats, "load_seconds",
+        json_number(r->load_seconds), "kv_bytes", (json_int_t)r->session.kv_bytes, "compute_bytes",
+        (json_int_t)r->session.compute_bytes, "peak_memory", (json_int_t)r->peak_memory, "anonymous_memory",
+        (json_int_t)r->peak_anonymous, "tests", tests);
     if (!j) return NULL;
     if (r->n_bandwidth)
         json_object_set_new(j, "read_bandwidth",

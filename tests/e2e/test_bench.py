@@ -91,15 +91,22 @@ def compare(*kinds, pairs=3, more=("--no-membw",)):
 out, r = compare("steady", pairs=2, more=())
 tap.check("compare.py", out.returncode == 0 and "| steady | 100.00 |" in out.stdout and not r["failures"], out)
 tg = r["tests"]["tg4"]
-tap.check("ratios are those of the rounds", tg["ratio"]["steady"]["n"] == 2 and all(
-    abs(x / (y["speed"]["calor"]["tg4"] / 100) - 1) < 1e-9 for x, y in zip(tg["ratio"]["steady"]["samples"], r["rounds"]))
-    and tg["ratio"]["steady"]["interval"][0] <= tg["ratio"]["steady"]["median"] <= tg["ratio"]["steady"]["interval"][1])
+tap.check("ratios are those of the rounds", tg["ratio"]["calor"]["steady"]["n"] == 2 and all(
+    abs(x / (y["speed"]["calor"]["tg4"] / 100) - 1) < 1e-9 for x, y in zip(tg["ratio"]["calor"]["steady"]["samples"], r["rounds"]))
+    and tg["ratio"]["calor"]["steady"]["interval"][0] <= tg["ratio"]["calor"]["steady"]["median"] <= tg["ratio"]["calor"]["steady"]["interval"][1])
 tap.check("bandwidth in every round", all(x["bandwidth"] > 1e8 for x in r["rounds"])
           and tg["share_of_read_bandwidth"]["calor"]["n"] == 2)
 out, r = compare("once")
 tap.check("a failed run is reported, its round has no ratio", out.returncode == 1 and len(r["failures"]) == 1
-          and r["tests"]["pp8"]["ratio"]["once"]["n"] == 2 and "no such luck" in out.stdout, out)
+          and r["tests"]["pp8"]["ratio"]["calor"]["once"]["n"] == 2 and "no such luck" in out.stdout, out)
 out, r = compare("fails", "lies")
 tap.check("peers without a result are named, thread counts are checked", out.returncode == 1
           and {f["program"] for f in r["failures"]} == {"fails", "lies"} and "2 threads instead of 1" in out.stdout, out)
+out, r = compare(more=("--no-membw", "--own", "one=--mode dense", "--own", "two=--mode dense -b 4"))
+tap.check("ways of running Calor are compared with the first, each with its own flags", out.returncode == 0
+          and list(r["tests"]["tg4"]["ratio"]) == ["two"] and r["tests"]["tg4"]["ratio"]["two"]["one"]["n"] == 3
+          and r["own"]["two"]["settings"]["mode"] == "dense" and r["own"]["two"]["flags"][-1] == "4", out)
+for more, word in [((), "nothing to compare"), (("--own", "x"), "NAME="), (("--own", "a=-b 4", "--own", "a=-b 4"), "once")]:
+    out, _ = compare(more=more)
+    tap.check(f"refused: {more}", out.returncode == 2 and word in out.stderr, out)
 tap.done()
