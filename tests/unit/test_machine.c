@@ -178,8 +178,10 @@ static int parse_with(const char *from, const char *to, struct err *e)
     json_decref(j);
     if (from && !at) fail_msg("'%s' is not in %s", from, text);
     char *edited = malloc(strlen(text) + strlen(to) + 1);
+    assert_non_null(edited);
     if (at)
-        sprintf(edited, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+        snprintf(edited, strlen(text) + strlen(to) + 1, "%.*s%s%s", (int)(at - text), text, to,
+                 at + strlen(from));
     else
         strcpy(edited, to);
     int rc = machine_parse(&again, edited, strlen(edited), "m.json", e);
