@@ -59,14 +59,14 @@ static void hidden(const struct pass *p, struct team_member *t, const struct lay
     product_prepare(p, t, parts, n_parts, in, m->hp.width, T, &l->ffn_norm);
     struct product_range r;
     float *tile = p->s->workers[t->ith].tile;
+    const struct activation *act = p->s->tried ? p->s->tried : &m->act;
     while (product_next(p, t, parts, 1, T, &r)) {
         int64_t n = r.end - r.begin;
         float *h = p->s->h + r.begin;
         gate_rows(p, t, l, &parts[n_parts - 1], &r, T, h, f);
         if (n_parts == 2) product_rows(p, t, &parts[0], r.begin, r.end, T, tile, n);
         for (int64_t i = 0; i < T; i++)
-            m->ops->act(h + i * f, h + i * f, n_parts == 2 ? tile + i * n : NULL, n, m->act.kind,
-                        m->act.param);
+            m->ops->act(h + i * f, h + i * f, n_parts == 2 ? tile + i * n : NULL, n, act->kind, act->param);
         if (l->by.kind)
             for (int64_t i = 0; i < T; i++) sift(p, t, l, h + i * f, r.begin, n);
     }

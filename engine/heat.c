@@ -15,7 +15,6 @@ static int check(const struct calor_model *m, const struct profile *p, const cha
     uint8_t identity[16];
     int rc = gguf_identity(m->file, identity, e);
     if (rc == 0) rc = profile_check_model(p, identity, m->name, e);
-
     if (rc == 0 && (s->layers != m->hp.layers || s->neurons != m->hp.ffn || s->width != m->hp.width))
         rc = err_set(e, ERR_STALE,
                      "the profile has %u layers of %u neurons %u wide, the model %u of %u, %u wide",

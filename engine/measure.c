@@ -311,6 +311,9 @@ static int check(struct measure *x)
     if (x->s->ppl > 0.0 && x->s->earlier)
         return err_set(x->e, ERR_ARG,
                        "an earlier profile's epsilons stay: a perplexity cannot choose others");
+    if (x->s->fatrelu && m->act.kind != KERN_RELU && m->act.kind != KERN_FATRELU)
+        return err_set(x->e, ERR_ARG, "FATReLU is a threshold for ReLU: this model's activation is %s",
+                       m->act.name);
     if (x->s->ppl > 0.0 && x->samples == 0)
         return err_set(x->e, ERR_ARG, "searching by perplexity needs sampled tokens, at least 1");
     return 0;
@@ -371,6 +374,13 @@ static int tick(void *arg, int64_t tokens)
     return x->s->progress ? x->s->progress(x->done / x->all, x->s->progress_arg) : 0;
 }
 
+/* Tokens × layers that the searches compute at most. */
+static double search_work(const struct measure *x, const struct quality *q)
+{
+    int steps = (x->s->ppl > 0.0 ? MEASURE_PPL_STEPS : 0) + (x->s->fatrelu ? MEASURE_FATRELU_STEPS : 0);
+    return (double)quality_cost(q) * x->m->hp.layers * steps;
+}
+
 static int open_quality(struct measure *x, struct quality **out)
 {
     struct quality_settings s = {.model = x->m,
@@ -381,15 +391,16 @@ static int open_quality(struct measure *x, struct quality **out)
                                  .tick = tick,
                                  .arg = x};
     int rc = quality_create(out, &s, x->e);
-    if (rc == 0) x->all += (double)quality_cost(*out) * x->m->hp.layers * MEASURE_PPL_STEPS;
+    if (rc == 0) x->all += search_work(x, *out);
     return rc;
 }
 
-/* The search may have ended early: progress goes on from where it would have been. */
+/* A search may end early: progress goes on from where it would have been. */
 static int search(struct measure *x, struct quality *q)
 {
-    double all = (double)quality_cost(q) * x->m->hp.layers * MEASURE_PPL_STEPS, begin = x->done;
-    int rc = measure_ppl(x, q, &x->cett);
+    double all = search_work(x, q), begin = x->done;
+    int rc = x->s->ppl > 0.0 ? measure_ppl(x, q, &x->cett) : 0;
+    if (rc == 0 && x->s->fatrelu) rc = measure_fatrelu(x, q);
     x->done = begin + all;
     return rc;
 }
@@ -403,7 +414,7 @@ int measure_profile(struct profile **out, calor_model *m, const struct measure_s
     int rc = check(&x);
     if (rc == 0) rc = prepare(&x);
     x.all = rc == 0 ? work(&x) : 1.0;
-    if (rc == 0 && s->ppl > 0.0) rc = open_quality(&x, &q);
+    if (rc == 0 && (s->ppl > 0.0 || s->fatrelu)) rc = open_quality(&x, &q);
     if (rc == 0 && x.samples) rc = measure_curves(&x);
     if (rc == 0 && q) rc = search(&x, q);
     quality_destroy(&q);

@@ -5,6 +5,7 @@
 #include "engine/calor.h"
 #include "placement/profile.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,10 +25,12 @@ struct measure_settings {
     uint32_t window;  /* tokens of context, at least 10; 0: the model's, at most 512 */
     uint32_t samples; /* tokens for the CETT curves; less where they would take more than 512 MiB */
     double cett;      /* where the activation has no zeros: the CETT to choose epsilons for */
-    double ppl; /* above 0: the CETT is searched for at which perplexity on the held-out text rises by this
-                   many percent; that text is needed, and samples. Stored in the profile; where the
-                   activation has no zeros, epsilons are chosen for it instead of `cett` */
-    uint64_t ppl_tokens;           /* most held-out tokens that are computed at each step of it; 0: 8192 */
+    double ppl;   /* above 0: the CETT is searched for at which perplexity on the held-out text rises by this
+                     many percent; that text is needed, and samples. Stored in the profile; where the
+                     activation has no zeros, epsilons are chosen for it instead of `cett` */
+    bool fatrelu; /* perplexity on the held-out text at a grid of FATReLU thresholds, for a model with ReLU or
+                     FATReLU; stored in the profile */
+    uint64_t ppl_tokens;           /* most held-out tokens that are computed at each step of these; 0: 8192 */
     const struct profile *earlier; /* its epsilons are used, so that it can be merged; or NULL. Not with ppl
                                     */
     int (*progress)(double done, void *arg); /* 0 … 1; non-zero cancels; may be NULL */

@@ -30,7 +30,7 @@ static int try(struct search *s, double cett, struct profile_ppl_point *out, str
         s->epsilon[i] = 0.0f;
         if (cett > 0.0) rc = profile_recorder_epsilon(s->r, i, cett, &s->epsilon[i], e);
     }
-    if (rc == 0) rc = quality_measure(s->q, s->epsilon, &q, e);
+    if (rc == 0) rc = quality_measure(s->q, s->epsilon, NULL, &q, e);
     if (rc) return rc;
     *out = (struct profile_ppl_point){(float)cett, (float)q.sparsity, (float)q.perplexity};
     s->scored = q.scored;

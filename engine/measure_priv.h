@@ -8,8 +8,9 @@
 struct err;
 struct quality;
 
-/* Perplexities that the search for a CETT measures at most: dense, and at each halving. */
-enum { MEASURE_PPL_STEPS = 13 };
+/* Perplexities that the searches measure at most. For a CETT: dense, and at each halving; for a threshold:
+ * the model's own, a grid, and halvings. */
+enum { MEASURE_PPL_STEPS = 13, MEASURE_FATRELU_STEPS = 18 };
 
 struct measure {
     const struct measure_settings *s;
@@ -33,5 +34,7 @@ struct measure {
 /* Searches for the CETT at which perplexity rises by s->ppl percent and gives it to the recorder, which must
  * have its samples. */
 int measure_ppl(struct measure *x, struct quality *q, double *cett);
+/* Gives the recorder a curve of FATReLU thresholds. */
+int measure_fatrelu(struct measure *x, struct quality *q);
 
 #endif

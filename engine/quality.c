@@ -169,13 +169,15 @@ static int score_window(struct quality *q, uint64_t k, double *nll, uint64_t *sc
     return rc ? err_set(e, rc, "%s", msg) : 0;
 }
 
-int quality_measure(struct quality *q, const float *epsilon, struct quality_result *out, struct err *e)
+int quality_measure(struct quality *q, const float *epsilon, const struct activation *act,
+                    struct quality_result *out, struct err *e)
 {
     uint32_t layers = q->s.model->hp.layers;
     uint64_t neurons = 0, active = 0, scored = 0;
     double nll = 0.0;
     memcpy(q->session->epsilon, epsilon, layers * sizeof *epsilon);
     calor_session_ffn_reset(q->session);
+    q->session->tried = act;
     for (uint64_t k = 0; k < q->taken; k++) {
         int rc = score_window(q, k, &nll, &scored, e);
         if (rc) return rc;

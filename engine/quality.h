@@ -33,8 +33,11 @@ struct quality_result {
     double sparsity;   /* share of neurons left out, over all tokens that were computed */
     uint64_t scored;   /* tokens */
 };
-/* With neurons left out whose magnitude is below epsilon[layer] (0: only zeros). Every batch is computed
- * densely and then sifted, whatever its size, so that two measurements differ by what is left out alone. */
-int quality_measure(struct quality *q, const float *epsilon, struct quality_result *out, struct err *e);
+/* With neurons left out whose magnitude is below epsilon[layer] (0: only zeros), and `act` instead of the
+ * model's activation (NULL: that). Every batch is computed densely and then sifted, whatever its size, so
+ * that two measurements differ by what is left out alone. */
+struct activation;
+int quality_measure(struct quality *q, const float *epsilon, const struct activation *act,
+                    struct quality_result *out, struct err *e);
 
 #endif

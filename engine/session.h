@@ -47,6 +47,7 @@ struct calor_session {
     int32_t *ids; /* the timeline, `context` long */
     atomic_int cancel;
     const struct observer *observer; /* may be NULL; kept by reference */
+    const struct activation *tried;  /* with an observer: an activation instead of the model's; or NULL */
 
     uint8_t *arena;
     size_t arena_bytes;

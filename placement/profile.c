@@ -318,6 +318,22 @@ const struct profile_fatrelu_point *profile_fatrelu(const struct profile *p, uin
     return p->fatrelu;
 }
 
+const struct profile_fatrelu_point *profile_fatrelu_best(const struct profile *p, double percent,
+                                                         const struct profile_fatrelu_point **own)
+{
+    const char *colon = strchr(p->subject.activation, ':');
+    float threshold = colon ? strtof(colon + 1, NULL) : 0.0f;
+    const struct profile_fatrelu_point *best = NULL, *at = p->n_fatrelu ? p->fatrelu : NULL;
+    for (uint32_t i = 0; i < p->n_fatrelu; i++)
+        if (fabsf(p->fatrelu[i].threshold - threshold) < fabsf(at->threshold - threshold))
+            at = &p->fatrelu[i];
+    for (uint32_t i = 0; i < p->n_fatrelu; i++)
+        if ((double)p->fatrelu[i].perplexity <= (double)at->perplexity * (1.0 + percent / 100.0))
+            best = &p->fatrelu[i];
+    *own = at;
+    return best;
+}
+
 const struct profile_ppl *profile_ppl(const struct profile *p)
 {
     return p->n_ppl_steps ? &p->ppl : NULL;

@@ -168,8 +168,13 @@ int profile_partners(const struct profile *p, uint32_t layer, uint32_t neuron, u
  * (clamped to the curve). ERR_STATE where no curve was measured. */
 const struct profile_curve_point *profile_curve(const struct profile *p, uint32_t layer, uint32_t *n);
 int profile_epsilon_for(const struct profile *p, uint32_t layer, double cett, float *epsilon, struct err *e);
+/* The thresholds that were tried, ascending. */
 const struct profile_fatrelu_point *profile_fatrelu(const struct profile *p, uint32_t *n);
 
+/* The largest of them at which perplexity is at most `percent` above that of the model's own activation: the
+ * point, or NULL without points. *own: the own one's. */
+const struct profile_fatrelu_point *profile_fatrelu_best(const struct profile *p, double percent,
+                                                         const struct profile_fatrelu_point **own);
 /* NULL where nobody searched; its steps. */
 const struct profile_ppl *profile_ppl(const struct profile *p);
 const struct profile_ppl_point *profile_ppl_steps(const struct profile *p, uint32_t *n);

@@ -306,20 +306,6 @@ static int read_rows(const struct reader *r, const char *name, void **out, uint3
     return gguf_read_tensor(r->f, t, 0, *out, t->bytes, r->e);
 }
 
-static int read_fatrelu(const struct reader *r)
-{
-    struct profile *p = r->p;
-    void *rows;
-    int rc = read_rows(r, "fatrelu", &rows, &p->n_fatrelu);
-    p->fatrelu = rows;
-    for (uint32_t i = 0; rc == 0 && i < p->n_fatrelu; i++)
-        if (!isfinite(p->fatrelu[i].threshold) || !isfinite(p->fatrelu[i].sparsity) ||
-            !isfinite(p->fatrelu[i].perplexity) ||
-            (i && p->fatrelu[i].threshold < p->fatrelu[i - 1].threshold))
-            rc = damaged(r, "fatrelu", i, "finite numbers, thresholds ascending");
-    return rc;
-}
-
 static bool is_share(float v)
 {
     return v >= 0.0f && v <= 1.0001f;
@@ -328,6 +314,20 @@ static bool is_share(float v)
 static bool is_positive(float v)
 {
     return v > 0.0f && !isinf(v);
+}
+
+static int read_fatrelu(const struct reader *r)
+{
+    struct profile *p = r->p;
+    void *rows;
+    int rc = read_rows(r, "fatrelu", &rows, &p->n_fatrelu);
+    p->fatrelu = rows;
+    for (uint32_t i = 0; rc == 0 && i < p->n_fatrelu; i++)
+        if (!isfinite(p->fatrelu[i].threshold) || !is_share(p->fatrelu[i].sparsity) ||
+            !is_positive(p->fatrelu[i].perplexity) ||
+            (i && p->fatrelu[i].threshold < p->fatrelu[i - 1].threshold))
+            rc = damaged(r, "fatrelu", i, "ascending thresholds, sparsity from 0 to 1, perplexities above 0");
+    return rc;
 }
 
 /* One number of the search for a sparsity by perplexity. */

@@ -108,6 +108,15 @@ void profile_report_text(const struct profile *p, struct strbuf *b)
         for (int k = 0; k < SHARES; k++) cell(b, profile_coverage_all(p, (enum profile_text)t, shares[k]));
     }
     strbuf_puts(b, "\n");
+    const struct profile_fatrelu_point *own, *best = profile_fatrelu_best(p, 1.0, &own);
+    if (best) {
+        strbuf_puts(b, "\nFATReLU thresholds, on the held-out text:\n  threshold  sparsity  perplexity\n");
+        for (uint32_t i = 0; i < p->n_fatrelu; i++)
+            strbuf_printf(b, "  %9.5g  %6.1f %%  %10.4f%s%s\n", (double)p->fatrelu[i].threshold,
+                          100.0 * (double)p->fatrelu[i].sparsity, (double)p->fatrelu[i].perplexity,
+                          &p->fatrelu[i] == own ? "  its own" : "",
+                          &p->fatrelu[i] == best ? "  the largest within 1 %" : "");
+    }
     if (!held)
         strbuf_puts(b, "No held-out text: figures of other texts are lower. Give one with --held-out.\n");
 }
@@ -363,7 +372,8 @@ static void fatrelu_chart(const struct profile *p, struct strbuf *b)
         x[i] = (double)p->fatrelu[i].sparsity;
         x[n + i] = (double)p->fatrelu[i].perplexity;
     }
-    if (n) quality_chart(b, "Quality with a FATReLU threshold", "FATReLU", x, n);
+    if (n < 2) return;
+    quality_chart(b, "Quality with a FATReLU threshold", "FATReLU", x, n);
 }
 
 /* Steps far beyond what was searched for are left out: they would flatten the rest. */
@@ -406,6 +416,28 @@ static void table(const struct profile *p, struct strbuf *b)
     html_table_end(&t);
 }
 
+static void fatrelu_table(const struct profile *p, struct strbuf *b)
+{
+    static const char *const heads[] = {">Threshold", ">Sparsity", ">Perplexity", ">Against its own"};
+    const struct profile_fatrelu_point *own, *best = profile_fatrelu_best(p, 1.0, &own);
+    struct html_table t;
+    if (!best) return;
+    html_heading(b, "FATReLU thresholds");
+    html_paragraph(b,
+                   "Perplexity on the held-out text. The model's own threshold is %g; the largest one within "
+                   "1 %% of its perplexity is %.4g.",
+                   (double)own->threshold, (double)best->threshold);
+    html_table_begin(&t, b, heads, 4);
+    for (uint32_t i = 0; i < p->n_fatrelu; i++) {
+        const struct profile_fatrelu_point *f = &p->fatrelu[i];
+        html_cell_number(&t, "%.5g", (double)f->threshold);
+        html_cell_number(&t, "%.1f %%", 100.0 * (double)f->sparsity);
+        html_cell_number(&t, "%.4f", (double)f->perplexity);
+        html_cell_number(&t, "%+.2f %%", 100.0 * ((double)f->perplexity / (double)own->perplexity - 1.0));
+    }
+    html_table_end(&t);
+}
+
 int profile_report_html(const struct profile *p, struct strbuf *b, struct err *e)
 {
     const struct profile_subject *s = &p->subject;
@@ -438,6 +470,7 @@ int profile_report_html(const struct profile *p, struct strbuf *b, struct err *e
                    "Gap: how much more often the ten best partners of a neuron are active with it than "
                    "neurons are on average.");
     table(p, b);
+    fatrelu_table(p, b);
     html_end(b);
     return b->failed ? err_set(e, ERR_NOMEM, "no memory for a report") : 0;
 }

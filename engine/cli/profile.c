@@ -21,7 +21,7 @@ struct job {
     const char *model_path, *out, *html, *add;
     int64_t samples, ppl_tokens;
     double cett, ppl;
-    bool json;
+    bool json, fatrelu;
 
     calor_model *model;
     struct measure_text texts[TEXTS_MOST];
@@ -61,6 +61,7 @@ static int measure(struct job *j)
                                  .samples = (uint32_t)j->samples,
                                  .cett = j->cett,
                                  .ppl = j->ppl,
+                                 .fatrelu = j->fatrelu,
                                  .ppl_tokens = (uint64_t)j->ppl_tokens,
                                  .earlier = j->earlier,
                                  .progress = on_progress,
@@ -131,8 +132,10 @@ static int run(const struct cli_command *self, int argc, char **argv)
          "sparsity); "
          "epsilons are then chosen for it",
          0.01, 1000.0},
+        {0, "fatrelu", CLI_FLAG, &j.fatrelu, NULL,
+         "of a model with ReLU: perplexity on the held-out text at a grid of FATReLU thresholds"},
         {0, "ppl-tokens", CLI_INT, &j.ppl_tokens, "N",
-         "held-out tokens that each step of this search computes, at most (default 8192)", 10, 1e9},
+         "held-out tokens that each step of these searches computes, at most (default 8192)", 10, 1e9},
         {0, "samples", CLI_INT, &j.samples, "N", "tokens that the CETT curves are measured on (default 64)",
          0, MEASURE_SAMPLES_MOST},
         {'c', "context", CLI_INT, &j.open.context, "N",
@@ -154,8 +157,9 @@ static int run(const struct cli_command *self, int argc, char **argv)
     if (j.ppl > 0.0 && j.cett > 0.0) return cli_usage(self, "--cett and --ppl exclude each other");
     if (j.ppl > 0.0 && j.add)
         return cli_usage(self, "--add keeps the earlier profile's epsilons: --ppl cannot choose others");
-    if (j.ppl > 0.0 && !j.held_out.n)
-        return cli_usage(self, "--ppl needs --held-out TEXT, which perplexity is measured on");
+    if ((j.ppl > 0.0 || j.fatrelu) && !j.held_out.n)
+        return cli_usage(self, "--%s needs --held-out TEXT, which perplexity is measured on",
+                         j.fatrelu ? "fatrelu" : "ppl");
     if (j.ppl > 0.0 && j.samples == 0) return cli_usage(self, "--ppl needs --samples above 0");
     if (!(j.cett > 0.0)) j.cett = 0.2;
     j.open.mode = CALOR_EXACT; /* the layout by neuron, whatever the activation */

@@ -185,6 +185,37 @@ def relu_opt(d):
         tap.check("sparsity of each layer is the engine's", max(abs(a - b) for a, b in zip(mine, engine)) < 0.01, (mine, engine))
 
 
+def fatrelu(d):
+    """Quality over FATReLU's threshold: perplexity and sparsity are those that calor eval has with --activation."""
+    model = tap.shared("models", "relu-opt-tinystories-char-0.2M.gguf")
+    if not model:
+        tap.skip("FATReLU thresholds", "no shared data")
+        return
+    text, held, file = d / "f.txt", d / "fh.txt", d / "f.profile"
+    text.write_text(STORY)
+    held.write_text((OTHER * 2)[:32 * 60])  # a character is a token: windows of 32, all full
+    out = profile(model, "-f", text, "--held-out", held, "--fatrelu", "-c", 32, "-o", file, "--html", d / "f.html", "--json")
+    if not tap.check("FATReLU thresholds are tried", out.returncode == 0, out.stderr):
+        return
+    curve = json.loads(out.stdout)["fatrelu"]
+    tap.check("thresholds ascend from 0, sparsity with them", curve[0]["threshold"] == 0 and len(curve) > 8
+              and all(a["threshold"] < b["threshold"] and a["sparsity"] < b["sparsity"] for a, b in zip(curve, curve[1:])), curve)
+    for i in (0, len(curve) // 2, len(curve) - 1):
+        t = curve[i]["threshold"]
+        p = json.loads(tap.run("eval", model, "-f", held, "-c", 32, "-b", 1, "--activation", f"fatrelu:{t}", "--mode", "exact", "--json").stdout)
+        tap.check(f"at {t:g} perplexity and sparsity are calor eval's", abs(p["perplexity"] / curve[i]["perplexity"] - 1) < 2e-3 and abs(p["sparsity"] - curve[i]["sparsity"]) < 3e-3, (p, curve[i]))
+    best = [c for c in curve if c["perplexity"] <= 1.01 * curve[0]["perplexity"]][-1]
+    above = [c for c in curve if c["threshold"] > best["threshold"]]
+    tap.check("the search ends near where perplexity has risen by 1 %", above and above[0]["threshold"] - best["threshold"] < 0.02 and above[0]["perplexity"] > 1.01 * curve[0]["perplexity"], curve)
+    human = tap.run("inspect", file).stdout
+    marked = [line for line in human.splitlines() if "within 1 %" in line]
+    tap.check("people see which", len(marked) == 1 and f"{best['threshold']:.5g}" in marked[0], human)
+    tap.check("the page shows the curve", "Quality with a FATReLU threshold" in (d / "f.html").read_text())
+    swiglu_model = tap.shared("models", "stories260K.gguf")
+    out = profile(swiglu_model, "-f", text, "--held-out", held, "--fatrelu", "-o", d / "no.profile")
+    tap.check("not of a model without ReLU", out.returncode == 2 and "silu" in out.stderr and not (d / "no.profile").exists(), out.stderr)
+
+
 def misuse(d):
     text = d / "m.txt"
     text.write_text(STORY)
@@ -213,6 +244,7 @@ def main():
     by_definition(d)
     by_perplexity(d)
     relu_opt(d)
+    fatrelu(d)
     misuse(d)
     tap.done()
 
