@@ -81,6 +81,8 @@ typedef struct {
                    */
     double cett; /* with a profile: epsilons for this CETT; 0: those it was made with (calor profile --cett or
                     --ppl) */
+    const char *predictor; /* for CALOR_PREDICT: a file that `calor predictor` has trained on this model */
+    int own_predictor;     /* 1, without `predictor`: the predictors in the file itself (PowerInfer) */
     /* Progress of long loading, 0…1; a non-zero return cancels. May be NULL. Called from the opening thread.
      */
     int (*progress)(double done, void *arg);
@@ -102,6 +104,7 @@ typedef struct {
     uint64_t weight_bytes; /* of the tensors in the file */
     int threads;
     int planes;    /* its gates lie in planes */
+    int predictor; /* it has predictors: CALOR_PREDICT can run */
     int by_neuron; /* the FFN is laid out by neuron */
     int has_zeros; /* silent neurons are exactly zero: CALOR_EXACT can run */
 } calor_model_info;
@@ -171,15 +174,18 @@ enum calor_mode {
                     holds at any width: a neuron at the threshold is missed with a chance of 3e-7 */
     CALOR_THRESHOLD, /* neurons with |h|·‖down's row‖ below their layer's epsilon are left out (ReLU² Wins'
                         definition of an active neuron): lossy, for any activation */
+    CALOR_PREDICT, /* as exact, but only of the neurons that a predictor lets through: lossy */
 };
 typedef struct {
-    uint32_t context; /* tokens of KV cache, allocated up front; 0: the model's context, at most 4096.
-                         More than fit into the memory that is free: CALOR_ENOMEM, saying how many do */
-    uint32_t batch;   /* most tokens computed at once; 0: 512 */
-    const char *kv;   /* "f16" (default), "q8_0" (head size a multiple of 32), "f32" */
-    enum calor_mode
-        mode; /* default: CALOR_AUTO. CALOR_EXACT, CALOR_SURE and CALOR_THRESHOLD need a model by neuron */
+    uint32_t context;     /* tokens of KV cache, allocated up front; 0: the model's context, at most 4096.
+                             More than fit into the memory that is free: CALOR_ENOMEM, saying how many do */
+    uint32_t batch;       /* most tokens computed at once; 0: 512 */
+    const char *kv;       /* "f16" (default), "q8_0" (head size a multiple of 32), "f32" */
+    enum calor_mode mode; /* default: CALOR_AUTO. CALOR_EXACT, CALOR_SURE, CALOR_THRESHOLD and CALOR_PREDICT
+                             need a model by neuron */
     const float *epsilon; /* CALOR_THRESHOLD: one a layer, ≥ 0; copied. NULL: of the model's profile */
+    int recall; /* 1, with a model by neuron: every neuron is computed a second time to count what was left
+                   out (calor_session_recall). For evaluation: slower than CALOR_DENSE */
 } calor_session_settings;
 CALOR_API calor_session_settings calor_session_default(void);
 CALOR_API int calor_session_open(calor_session **out, calor_model *m, const calor_session_settings *s,
@@ -219,9 +225,18 @@ typedef struct {
     uint64_t listed;  /* neurons whose up and down rows were read */
     uint64_t active;  /* neurons that are active: h ≠ 0, in CALOR_THRESHOLD also not below epsilon */
     uint64_t bytes;   /* weights read for up to 32 tokens at once, each token's for itself */
+    uint64_t screen;  /* those of `bytes` that ruled neurons out: coarse planes, predictors */
 } calor_ffn_counts;
 CALOR_API int calor_session_ffn(const calor_session *s, uint32_t layer, calor_ffn_counts *out);
-CALOR_API void calor_session_ffn_reset(calor_session *s);
+/* Of a session opened with `recall`, the tokens of up to 32 at once: how much of what the FFN would do with
+ * no neuron left out was done. Recall: found/active, or weighted, magnitude_found/magnitude. */
+typedef struct {
+    uint64_t neurons;                  /* that were compared: tokens × neurons of the layer */
+    uint64_t active, found;            /* of these: h ≠ 0; of these, not left out */
+    double magnitude, magnitude_found; /* the same as sums of ‖n_i‖ = |h_i|·‖down's row i‖ */
+} calor_ffn_recall;
+CALOR_API int calor_session_recall(const calor_session *s, uint32_t layer, calor_ffn_recall *out);
+CALOR_API void calor_session_ffn_reset(calor_session *s); /* counts and recall */
 
 /* ---- Sampling ---- */
 typedef struct {

@@ -1,7 +1,8 @@
 /* The FFN of few tokens on weights laid out by neuron: every gate is computed, the neurons that it lets
  * through are listed, and only their up and down rows are read.
  *
- *   1. gates    units of NEURON_UNIT neurons are shared out; each leaves a compact list and its gates
+ *   1. gates    units of NEURON_UNIT neurons are shared out; a screen (screen.h) may rule neurons out
+ *               unseen; each unit leaves a compact list and its gates
  *   2. blocks   blocks of KERN_BLOCK neurons are shared out; each adds its neurons up in stored order
  *   3. merge    columns are shared out; the blocks' sums are added in the order of the blocks
  *
@@ -10,6 +11,7 @@
 #include "base/threads.h"
 #include "engine/arch/arch.h"
 #include "engine/pass.h"
+#include "engine/screen.h"
 
 #include <math.h>
 #include <string.h>
@@ -19,21 +21,16 @@ enum slot { SLOT_MERGE = 2 };
 /* Columns of the output that a thread merges at once. */
 enum { MERGE_COLUMNS = 256 };
 
-/* The tokens' prepared inputs: each thread has its own. */
-struct inputs {
-    const void *gate[NEURON_TOKENS], *up[NEURON_TOKENS];
-};
-
 size_t ffn_neurons_input_bytes(const struct layer *l, int64_t T)
 {
     const struct mat *g = l->gate.n ? &l->gate : &l->up;
     size_t bytes = g->mv->x_bytes(g->n, 1);
     if (l->up.mv->x_format != g->mv->x_format) bytes += l->up.mv->x_bytes(l->up.n, 1);
-    return bytes * (size_t)T;
+    return (bytes + screen_input_bytes(l)) * (size_t)T;
 }
 
 static void prepare(const struct pass *p, const struct team_member *t, const struct layer *l, const float *in,
-                    int64_t T, struct inputs *x)
+                    int64_t T, struct ffn_inputs *x)
 {
     const struct worker *w = &p->s->workers[t->ith];
     const struct mat *g = l->gate.n ? &l->gate : &l->up;
@@ -49,28 +46,42 @@ static void prepare(const struct pass *p, const struct team_member *t, const str
         l->up.mv->x_pack(at, w->norm, d, d, 1, 0, 1);
         at += l->up.mv->x_bytes(d, 1);
     }
+    x->rest = at;
 }
 
-/* The gates that may let a neuron through: those above `least` (or not below it), and NaN, which has to show.
- * `all`: every one. */
-struct test {
-    float least;
-    bool all, at_least;
-};
+/* What the predictor's first layer reads: the normed input (still the last token's in w->norm where there is
+ * one), or the one before the norm. */
+static void prepare_predictor(const struct pass *p, const struct team_member *t, const struct layer *l,
+                              const float *in, int64_t T, struct ffn_inputs *x)
+{
+    const struct worker *w = &p->s->workers[t->ith];
+    const struct mat *g = l->gate.n ? &l->gate : &l->up;
+    const struct kern_mat *mv = l->predicting.fc1.mv;
+    int64_t d = p->m->hp.width;
+    bool raw = l->predicting.before_norm;
+    for (int64_t k = 0; k < T; k++) {
+        x->predictor[k] = x->gate[k];
+        if (!raw && mv->x_format == g->mv->x_format) continue;
+        x->predictor[k] = x->rest;
+        if (!raw) norm_apply(p->m, &l->ffn_norm, w->norm, in + k * d);
+        mv->x_pack(x->rest, raw ? in + k * d : w->norm, d, d, 1, 0, 1);
+        x->rest += mv->x_bytes(d, 1);
+    }
+}
 
-static struct test test_of(const struct pass *p)
+static struct gate_test test_of(const struct pass *p)
 {
     const struct activation *a = &p->m->act;
-    bool skip = p->s->mode == CALOR_EXACT || p->s->mode == CALOR_SURE ||
+    bool skip = p->s->mode == CALOR_EXACT || p->s->mode == CALOR_SURE || p->s->mode == CALOR_PREDICT ||
                 (p->s->mode == CALOR_THRESHOLD && activation_has_zeros(a));
-    return (struct test){.all = !skip,
-                         .at_least = a->kind == KERN_FATRELU,
-                         .least = a->kind == KERN_FATRELU ? a->param : 0.0f};
+    return (struct gate_test){.all = !skip,
+                              .at_least = a->kind == KERN_FATRELU,
+                              .least = a->kind == KERN_FATRELU ? a->param : 0.0f};
 }
 
 /* Of n gates at places `at` of a unit that begins `first` into its block, those that pass. */
-static int list_gates(const struct test *test, const float *g, const uint16_t *at, int64_t n, uint16_t first,
-                      uint16_t *list, float *kept)
+static int list_gates(const struct gate_test *test, const float *g, const uint16_t *at, int64_t n,
+                      uint16_t first, uint16_t *list, float *kept)
 {
     int count = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -82,71 +93,47 @@ static int list_gates(const struct test *test, const float *g, const uint16_t *a
     return count;
 }
 
-/* What the plane screen knows of each token. */
-struct screen {
-    struct kern_plane_x x[NEURON_TOKENS];
-    struct kern_plane_bound bound[NEURON_TOKENS];
-    bool on; /* neurons may be screened off; else every gate is computed, from both planes */
-};
-
-static void screen_make(const struct pass *p, const struct team_member *t, const struct layer *l,
-                        const struct test *test, const struct inputs *x, int64_t T, struct screen *s)
-{
-    float *values = p->s->workers[t->ith].norm; /* the normed inputs are prepared by now */
-    int64_t d = p->m->hp.width;
-    s->on = !test->all && test->least >= 0.0f;
-    for (int64_t k = 0; k < T && s->on; k++) {
-        l->by.screen->x_values(values, x->gate[k], d);
-        kern_plane_x_make(&s->x[k], values, d);
-        s->bound[k] =
-            kern_plane_bound_make(&s->x[k], p->s->mode == CALOR_SURE ? 5.0 : 0.0, true, test->least);
-    }
-}
-
-/* The gates of neurons [i, i + n) that the coarse plane does not rule out: their places in the unit and
- * values. Returns how many; adds the bytes read. */
-static int64_t screened(const struct pass *p, const struct team_member *t, const struct layer *l,
-                        const struct product *gate, const struct screen *s, int64_t k, int64_t i, int64_t n,
-                        uint16_t *list, float *g, uint64_t *bytes)
+/* The gates of the listed neurons of the unit [i, i + n), from wherever they lie. */
+static void listed_gates(const struct pass *p, const struct team_member *t, const struct layer *l,
+                         const struct product *gate, int64_t i, int64_t n, const uint16_t *list,
+                         int64_t count, bool coarse_read, float *g)
 {
     const struct worker *w = &p->s->workers[t->ith];
     const struct neurons *by = &l->by;
-    enum dtype type = gate->w->type;
-    int64_t d = gate->w->n, count = n;
+    const struct mat *m = gate->w;
     const float *bias = gate->bias ? gate->bias + i : NULL;
-    if (s->on) {
-        float z[NEURON_UNIT], e[NEURON_UNIT];
-        by->screen->coarse(z, &by->planes, i, n, d, gate->xp, w->scratch);
-        for (int j = 0; j < s->x[k].extremes; j++) {
-            kern_plane_column(type, e, &by->planes, i, n, d, s->x[k].channel[j]);
-            kern_plane_add_column(z, e, s->x[k].value[j], n);
-        }
-        *bytes += (uint64_t)n * (by->planes.coarse_stride + 64 * (uint64_t)s->x[k].extremes);
-        count = kern_plane_candidates(list, z, bias, by->planes.rows + i, n, &s->bound[k]);
+    calor_ffn_counts *c = &w->counts[l - p->m->layers];
+    if (by->screen) {
+        by->screen->listed(g, &by->planes, i, list, count, m->n, gate->xp, w->scratch);
+        c->bytes += (uint64_t)count * (by->planes.fine_stride + (coarse_read ? 0 : by->planes.coarse_stride));
+    } else if (count == n) {
+        gate->k->rows(g, n, m->data + (size_t)i * m->row_bytes, m->row_bytes, n, m->n, gate->xp, 1,
+                      w->scratch);
+        c->bytes += (uint64_t)n * m->row_bytes;
     } else {
-        for (int64_t j = 0; j < n; j++) list[j] = (uint16_t)j;
-        *bytes += (uint64_t)n * by->planes.coarse_stride;
+        gate->k->listed(g, m->data + (size_t)i * m->row_bytes, m->row_bytes, list, count, m->n, gate->xp,
+                        w->scratch);
+        c->bytes += (uint64_t)count * m->row_bytes;
     }
-    *bytes += (uint64_t)count * by->planes.fine_stride;
-    by->screen->listed(g, &by->planes, i, list, count, d, gate->xp, w->scratch);
+    c->exact += (uint64_t)count;
     for (int64_t j = 0; bias && j < count; j++) g[j] += bias[list[j]];
-    return count;
 }
 
-static void gates(const struct pass *p, struct team_member *t, const struct layer *l, const struct inputs *x,
+static void gates(const struct pass *p, struct team_member *t, uint32_t layer, const struct ffn_inputs *x,
                   int64_t T)
 {
     struct calor_session *s = p->s;
+    const struct layer *l = &p->m->layers[layer];
     const struct worker *w = &s->workers[t->ith];
     bool gated = l->gate.n > 0;
     struct product part = {
         .w = gated ? &l->gate : &l->up, .bias = gated ? l->gate_b : l->up_b, .unit = NEURON_UNIT};
     part.k = part.w->mv;
-    const struct test test = test_of(p);
+    const struct gate_test test = test_of(p);
     int64_t f = p->m->hp.ffn, units = neuron_units(f);
-    calor_ffn_counts *counts = &w->counts[l - p->m->layers];
-    struct screen screen = {0};
-    if (l->by.screen) screen_make(p, t, l, &test, x, T, &screen);
+    const struct screen *screen = screen_of(p, l, &test);
+    struct screen_work work;
+    if (screen) screen->begin(p, t, layer, &test, x, T, &work);
     struct product_range r;
     while (product_next(p, t, &part, 1, 1, &r))
         for (int64_t i = r.begin; i < r.end; i += NEURON_UNIT)
@@ -155,14 +142,11 @@ static void gates(const struct pass *p, struct team_member *t, const struct laye
                 uint16_t *list = w->block->list;
                 float *g = w->block->gate;
                 part.xp = x->gate[k];
-                if (l->by.screen) {
-                    found = screened(p, t, l, &part, &screen, k, i, n, list, g, &counts->bytes);
-                } else {
-                    product_rows(p, t, &part, i, i + n, 1, g, n);
+                if (screen)
+                    found = screen->candidates(p, t, layer, &work, k, i, n, list);
+                else
                     for (int64_t j = 0; j < n; j++) list[j] = (uint16_t)j;
-                    counts->bytes += (uint64_t)n * part.w->row_bytes;
-                }
-                counts->exact += (uint64_t)found;
+                listed_gates(p, t, l, &part, i, n, list, found, screen && s->mode != CALOR_PREDICT, g);
                 s->listed[k * units + u] = (uint16_t)list_gates(
                     &test, g, list, found, (uint16_t)(i % KERN_BLOCK), s->list + k * f + i, s->h + k * f + i);
             }
@@ -234,7 +218,7 @@ static uint64_t down_bytes(const struct neurons *by, int64_t first, const uint16
     return bytes;
 }
 
-static void blocks(const struct pass *p, struct team_member *t, uint32_t layer, const struct inputs *x,
+static void blocks(const struct pass *p, struct team_member *t, uint32_t layer, const struct ffn_inputs *x,
                    int64_t T)
 {
     struct calor_session *s = p->s;
@@ -281,13 +265,16 @@ void ffn_neurons(const struct pass *p, struct team_member *t, uint32_t layer, co
                  int64_t T)
 {
     const struct layer *l = &p->m->layers[layer];
-    struct inputs x;
+    struct ffn_inputs x;
     if (t->ith == 0) p->s->workers[0].counts[layer].neurons += (uint64_t)T * p->m->hp.ffn;
     prepare(p, t, l, in, T, &x);
-    gates(p, t, l, &x, T);
+    if (p->s->mode == CALOR_PREDICT) prepare_predictor(p, t, l, in, T, &x);
+    gates(p, t, layer, &x, T);
     team_barrier(t);
     blocks(p, t, layer, &x, T);
     team_barrier(t);
     merge(p, t, l, out, T);
+    if (p->s->recall) ffn_recall(p, t, layer, &x, T);
     team_barrier(t);
+    if (p->s->recall && t->ith == 0) ffn_recall_add(p, layer, T);
 }

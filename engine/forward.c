@@ -110,6 +110,7 @@ struct need {
     size_t shared, own, scratch; /* bytes: prepared inputs of a batch, of a few tokens; kernels' scratch */
     int64_t rows;                /* of a matrix that its kernels like to take at once */
     bool by_neuron;
+    size_t rank;       /* of the widest predictor */
     size_t panel;      /* bytes of rows of down put together again */
     int64_t row_group; /* most rows that a kernel for many tokens likes to take at once */
 };
@@ -179,6 +180,9 @@ static void lay_out(struct calor_session *s, const struct need *need, int thread
         s->partial = take(s, few * blocks * hp->width * f4);
         s->added = take(s, few * blocks);
         s->epsilon = take(s, hp->layers * f4);
+        s->recall = s->count_recall ? take(s, hp->layers * sizeof *s->recall) : NULL;
+        s->recall_blocks = s->count_recall ? take(s, few * blocks * sizeof *s->recall_blocks) : NULL;
+        s->hidden = need->rank ? take(s, few * need->rank * f4) : NULL;
     }
     for (int i = 0; i < threads; i++) {
         struct worker *w = &s->workers[i];
@@ -210,6 +214,14 @@ int forward_plan(struct calor_session *s, struct err *e)
             need.own = more(need.own, ffn_neurons_input_bytes(l, few));
             need.scratch = more(need.scratch, l->by.kind->scratch_bytes(m->hp.width));
             need.panel = more(need.panel, NEURON_PANEL * l->down.row_bytes + 64);
+            if (s->mode == CALOR_PREDICT) {
+                const struct predicting *pr = &l->predicting;
+                need.rank = more(need.rank, (size_t)pr->fc1.rows);
+                if (pr->fc1.mv->scratch_bytes)
+                    need.scratch = more(need.scratch, pr->fc1.mv->scratch_bytes(pr->fc1.n));
+                if (pr->fc2.mv->scratch_bytes)
+                    need.scratch = more(need.scratch, pr->fc2.mv->scratch_bytes(pr->fc2.n));
+            }
             if (l->by.screen) {
                 const struct mat *g = neurons_gate(&m->layers[i]);
                 need.panel = more(need.panel, NEURON_UNIT * g->row_bytes + 64);

@@ -8,6 +8,7 @@
 #include "engine/heat.h"
 #include "engine/tokenizer.h"
 #include "io/gguf.h"
+#include "placement/predictor.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -169,6 +170,7 @@ int calor_model_open(calor_model **out, const char *path, const calor_model_sett
     if (s->profile && heat_take(m, s->profile, s->cett, &e) < 0) goto fail;
     if (by_neuron(m, s) && neurons_lay_out(m, s->planes != 0, s->progress, s->progress_arg, &e) < 0)
         goto fail;
+    if ((s->predictor || s->own_predictor) && predicting_bind(m, s->predictor, &e) < 0) goto fail;
     if (s->progress && s->progress(1.0, s->progress_arg)) {
         err_set(&e, ERR_CANCELLED, "%s: loading was interrupted", path);
         goto fail;
@@ -191,6 +193,7 @@ void calor_model_close(calor_model **pm)
     free(m->owned);
     free(m->layers);
     free(m->name);
+    predictor_close(&m->predictor);
     gguf_close(&m->file);
     pthread_mutex_destroy(&m->run_lock);
     free(m);
@@ -218,6 +221,7 @@ void calor_model_describe(const calor_model *m, calor_model_info *info)
         .weight_bytes = m->weight_bytes,
         .by_neuron = m->layers[0].by.kind != NULL,
         .planes = m->layers[0].by.screen != NULL,
+        .predictor = m->layers[0].predicting.fc1.data != NULL,
         .has_zeros = activation_has_zeros(&m->act),
         .threads = team_size(m->team),
     };

@@ -18,6 +18,7 @@
 struct arch;
 struct err;
 struct gguf;
+struct predictor;
 struct team;
 struct tokenizer;
 
@@ -34,6 +35,17 @@ struct norm {
     const float *w, *b; /* b may be NULL */
 };
 
+/* The predictor of a layer (screen.c): z = fc2·act(fc1·x + hidden_bias) + bias, a candidate from `cut` on.
+ * fc1 without data: none. */
+struct predicting {
+    struct mat fc1, fc2;
+    const float *hidden_bias; /* may be NULL */
+    const uint16_t *bias;     /* F16; may be NULL */
+    float cut;
+    bool relu;        /* between the two; else nothing is */
+    bool before_norm; /* reads the FFN's input as it is before its norm (PowerInfer) */
+};
+
 struct layer {
     struct norm attn_norm; /* before q, k, v */
     struct mat q, k, v, o;
@@ -43,6 +55,7 @@ struct layer {
     const float *gate_b, *up_b, *down_b;
     bool down_by_neuron; /* down is stored transposed: row i is neuron i's d values (PowerInfer) */
     struct neurons by;   /* up and down once they are laid out by neuron */
+    struct predicting predicting;
 };
 
 struct calor_model {
@@ -63,7 +76,8 @@ struct calor_model {
     const float *rope_factors; /* rot/2 divisors of the angles, or NULL */
     double *rope_freq;         /* rot/2 angles of one position */
     struct layer *layers;
-    float *epsilon; /* of a profile: one a layer, for CALOR_THRESHOLD; NULL without */
+    float *epsilon;              /* of a profile: one a layer, for CALOR_THRESHOLD; NULL without */
+    struct predictor *predictor; /* from a file of its own: what layers' predicting points into; or NULL */
 
     void **owned; /* memory behind vectors and weights that are not used in place */
     size_t n_owned, cap_owned;
@@ -72,6 +86,10 @@ struct calor_model {
     const char *type; /* the dtype most weights have */
     uint64_t parameters, weight_bytes;
 };
+
+/* Gives every layer its predictor: from the file `path`, or where it is NULL the model file's own
+ * (PowerInfer's fc1 and fc2). */
+int predicting_bind(struct calor_model *m, const char *path, struct err *e);
 
 /* Finds, checks and binds every tensor of the architecture. */
 int weights_bind(struct calor_model *m, const calor_model_settings *s, struct err *e);

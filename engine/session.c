@@ -26,14 +26,18 @@ calor_session_settings calor_session_default(void)
 static int check(const struct calor_model *m, const calor_session_settings *s, struct err *e)
 {
     bool by_neuron = m->layers[0].by.kind != NULL;
-    if ((int)s->mode < CALOR_AUTO || s->mode > CALOR_THRESHOLD)
+    if ((int)s->mode < CALOR_AUTO || s->mode > CALOR_PREDICT)
         return err_set(e, ERR_ARG, "session mode %d is unknown", (int)s->mode);
-    if ((s->mode == CALOR_EXACT || s->mode == CALOR_SURE || s->mode == CALOR_THRESHOLD) && !by_neuron)
+    if ((s->mode == CALOR_EXACT || s->mode == CALOR_SURE || s->mode == CALOR_THRESHOLD ||
+         s->mode == CALOR_PREDICT) &&
+        !by_neuron)
         return err_set(e, ERR_STATE,
                        "this mode leaves neurons out: it needs a model opened with CALOR_LAYOUT_NEURON");
     if (s->mode == CALOR_SURE && !m->layers[0].by.screen)
         return err_set(e, ERR_STATE,
                        "this mode screens gates by their coarse plane: it needs a model opened with planes");
+    if (s->mode == CALOR_PREDICT && !m->layers[0].predicting.fc1.data)
+        return err_set(e, ERR_STATE, "this mode needs a model opened with a predictor");
     if ((s->mode == CALOR_EXACT || s->mode == CALOR_SURE) && !activation_has_zeros(&m->act))
         return err_set(
             e, ERR_ARG,
@@ -101,7 +105,8 @@ int calor_session_open(calor_session **out, calor_model *m, const calor_session_
     s->mode = settings->mode != CALOR_AUTO                            ? settings->mode
               : m->layers[0].by.kind && activation_has_zeros(&m->act) ? CALOR_EXACT
                                                                       : CALOR_DENSE_FAST;
-    if (s->mode == CALOR_THRESHOLD && neurons_norms(m, &e) < 0) goto fail;
+    s->count_recall = settings->recall != 0 && m->layers[0].by.kind;
+    if ((s->mode == CALOR_THRESHOLD || s->count_recall) && neurons_norms(m, &e) < 0) goto fail;
     s->context = settings->context ? settings->context
                                    : (m->hp.context < DEFAULT_CONTEXT ? m->hp.context : DEFAULT_CONTEXT);
     s->batch = settings->batch ? settings->batch : DEFAULT_BATCH;
@@ -241,6 +246,7 @@ int calor_session_ffn(const calor_session *s, uint32_t layer, calor_ffn_counts *
         out->listed += c->listed;
         out->active += c->active;
         out->bytes += c->bytes;
+        out->screen += c->screen;
     }
     return 0;
 }
@@ -249,6 +255,15 @@ void calor_session_ffn_reset(calor_session *s)
 {
     for (int i = 0; i < team_size(s->m->team) && s->workers[i].counts; i++)
         memset(s->workers[i].counts, 0, s->m->hp.layers * sizeof *s->workers[i].counts);
+    if (s->recall) memset(s->recall, 0, s->m->hp.layers * sizeof *s->recall);
+}
+
+int calor_session_recall(const calor_session *s, uint32_t layer, calor_ffn_recall *out)
+{
+    *out = (calor_ffn_recall){0};
+    if (layer >= s->m->hp.layers) return CALOR_EARG;
+    if (s->recall) *out = s->recall[layer];
+    return 0;
 }
 
 int32_t calor_sample(calor_session *s, calor_sampler *sp, char *err, size_t errlen)

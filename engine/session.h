@@ -7,6 +7,7 @@
 #include "kernels/kernels.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -42,6 +43,7 @@ struct observer {
 struct calor_session {
     struct calor_model *m;
     enum calor_mode mode;
+    bool count_recall;
     struct kv kv;
     uint32_t context, batch, position;
     int32_t *ids; /* the timeline, `context` long */
@@ -61,9 +63,11 @@ struct calor_session {
     uint16_t *list, *listed;
     float *partial;
     uint8_t *added;
-    float *epsilon; /* CALOR_THRESHOLD: one a layer */
-    float *cs;      /* rotation: rot/2 pairs (cos, sin) a token */
-    uint8_t *xp;    /* prepared inputs */
+    float *epsilon;                           /* CALOR_THRESHOLD: one a layer */
+    calor_ffn_recall *recall, *recall_blocks; /* NULL, or one a layer; one a token and block */
+    float *hidden;                            /* CALOR_PREDICT: a predictor's hidden values */
+    float *cs;                                /* rotation: rot/2 pairs (cos, sin) a token */
+    uint8_t *xp;                              /* prepared inputs */
     struct worker *workers;
     size_t tile_floats;
 

@@ -286,8 +286,7 @@ int weights_bind(struct calor_model *m, const calor_model_settings *s, struct er
     m->output_b = vec(&b, "output.bias", OPTIONAL, hp->vocab);
     if (b.failed) return b.failed;
     if (gguf_is_powerinfer(m->file))
-        log_info("%s: PowerInfer's predictors (fc1, fc2) are not used: the gates themselves decide",
-                 gguf_path(m->file));
+        log_info("%s: PowerInfer's predictors (fc1, fc2) are used by predict mode only", gguf_path(m->file));
     else if (b.tensors_used < gguf_n_tensors(m->file))
         log_info("%s: %lld tensors are not part of a %s model and are ignored", gguf_path(m->file),
                  (long long)(gguf_n_tensors(m->file) - b.tensors_used), m->arch->name);

@@ -26,7 +26,7 @@ extern char **environ;
 static const char *const kv_types[] = {"f16", "q8_0", "f32", NULL};
 
 struct args {
-    const char *model, *prompts, *text, *cpu, *activation, *profile;
+    const char *model, *prompts, *text, *cpu, *activation, *profile, *predictor;
     int64_t generate, repeats, threads, context, batch;
     int mode, kv, screen;
     double seconds, cett;
@@ -232,6 +232,7 @@ static void add_ffn(struct bench_result *r, const calor_session *s, uint32_t tok
     r->ffn.listed += c.listed;
     r->ffn.active += c.active;
     r->ffn.bytes += c.bytes;
+    r->ffn.screen += c.screen;
     r->ffn_tokens += c.neurons ? tokens : 0;
 }
 
@@ -313,6 +314,8 @@ static int bench(struct bench_result *r, calor_model **m, const struct args *a, 
     ms.planes = open_planes(a->mode, a->screen);
     ms.profile = a->profile;
     ms.cett = a->cett;
+    ms.predictor = a->predictor;
+    ms.own_predictor = a->mode == CALOR_PREDICT;
     uint64_t start = clock_ns();
     rc = e->code = calor_model_open(m, a->model, &ms, e->msg, sizeof e->msg);
     if (rc == 0) rc = e->code = calor_session_open(&s, *m, &ss, e->msg, sizeof e->msg);
@@ -350,12 +353,13 @@ static int run(const struct cli_command *self, int argc, char **argv)
         {'r', "repeats", CLI_INT, &a.repeats, "N", "measured runs of each kind (default 5)", 1,
          BENCH_MAX_REPEATS},
         {0, "mode", CLI_CHOICE, &a.mode, "MODE",
-         "auto (default), dense, dense-fast, exact, sure or threshold: see calor help run",
+         "auto (default), dense, dense-fast, exact, sure, threshold or predict: see calor help run",
          .choices = open_modes},
         {0, "screen", CLI_CHOICE, &a.screen, "NAME", "none (default) or plane: see calor help run",
          .choices = open_screens},
         {0, "profile", CLI_STR, &a.profile, "FILE", "the model's profile: see calor help run"},
         {0, "cett", CLI_FLOAT, &a.cett, "X", "with --profile: see calor help run", 0.0001, 1.0},
+        {0, "predictor", CLI_STR, &a.predictor, "FILE", "for --mode predict: see calor help run"},
         {'t', "threads", CLI_INT, &a.threads, "N", "default: one a physical core", 1, 1024},
         {0, "kv", CLI_CHOICE, &a.kv, "TYPE", "KV cache: f16 (default), q8_0 or f32", .choices = kv_types},
         {'f', "file", CLI_STR, &a.text, "FILE", "take the tokens from this text (default: random ones)"},
@@ -384,7 +388,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
         return measure_membw(&a);
     }
     if (!n) return cli_usage(self, "MODEL is missing");
-    if ((status = open_check(a.mode, a.profile, a.cett)) != CLI_OK) return status;
+    if ((status = open_check(a.mode, a.profile, a.cett, a.predictor)) != CLI_OK) return status;
 
     struct err e = {0};
     calor_model *m = NULL;

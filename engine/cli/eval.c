@@ -206,14 +206,16 @@ static int open_reference(struct eval *v)
     for (int i = 0; open_modes[i]; i++)
         if (strcmp(v->against, open_modes[i]) == 0) {
             calor_model *m = v->model;
-            int checked = open_check(i, o.profile, o.cett);
+            int checked = open_check(i, o.profile, o.cett, i == CALOR_PREDICT ? o.predictor : NULL);
             if (checked != CLI_OK) return checked;
             o.mode = i;
+            o.recall = false;
             bool planes = open_planes(v->open.mode, v->open.screen);
             calor_model_info info;
             calor_model_describe(m, &info);
             if ((open_layout(i) == CALOR_LAYOUT_FILE) != (open_layout(v->open.mode) == CALOR_LAYOUT_FILE) ||
-                (i == CALOR_SURE && !planes) || (i == CALOR_THRESHOLD && !info.by_neuron)) {
+                (i == CALOR_SURE && !planes) || (i == CALOR_THRESHOLD && !info.by_neuron) ||
+                (i == CALOR_PREDICT && !info.predictor)) {
                 int status = open_model(&v->ref_model, v->path, &o, &seconds);
                 if (status != CLI_OK) return status;
                 m = v->ref_model;
@@ -283,6 +285,11 @@ static int report(const struct eval *v, bool json)
                    100.0 - 100.0 * (double)c.active / (double)c.neurons,
                    si.mode == CALOR_THRESHOLD ? "left out" : "zero",
                    100.0 - 100.0 * (double)c.listed / (double)c.neurons);
+        calor_ffn_recall r;
+        open_recall(v->session, layers, &r);
+        if (r.magnitude > 0.0)
+            printf("recall: %.3f %% of the active neurons were computed, %.3f %% by magnitude\n",
+                   100.0 * (double)r.found / (double)r.active, 100.0 * r.magnitude_found / r.magnitude);
         return CLI_OK;
     }
     json_t *j = json_pack("{s:f, s:f, s:I, s:I, s:i, s:i, s:s, s:f, s:f}", "perplexity", ppl,
@@ -300,6 +307,7 @@ static int report(const struct eval *v, bool json)
     if (j && ffn) {
         json_object_set(j, "sparsity", json_object_get(ffn, "sparsity"));
         json_object_set(j, "ffn", ffn);
+        if (json_object_get(ffn, "recall")) json_object_set(j, "recall", json_object_get(ffn, "recall"));
     }
     json_decref(ffn);
     char *out = j ? json_dumps(j, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
@@ -355,6 +363,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
     if (!cli_parse(self, opts, argc, argv, &path, NULL, 1, 1, &status)) return status;
     if (!v.text_path) return cli_usage(self, "-f TEXT is needed");
     v.path = path;
+    v.open.recall = v.against != NULL;
     cli_catch_interrupts(interrupt, &v);
     status = open_model(&v.model, path, &v.open, &v.load_seconds);
     if (status == CLI_OK) status = read_tokens(&v);

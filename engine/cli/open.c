@@ -13,9 +13,10 @@
 
 #define TEXT_LIMIT (1ull << 30)
 
-const char *const open_modes[] = {"auto", "dense", "dense-fast", "exact", "sure", "threshold", NULL};
+const char *const open_modes[] = {"auto", "dense",     "dense-fast", "exact",
+                                  "sure", "threshold", "predict",    NULL};
 _Static_assert(CALOR_AUTO == 0 && CALOR_DENSE == 1 && CALOR_DENSE_FAST == 2 && CALOR_EXACT == 3 &&
-                   CALOR_SURE == 4 && CALOR_THRESHOLD == 5,
+                   CALOR_SURE == 4 && CALOR_THRESHOLD == 5 && CALOR_PREDICT == 6,
                "names by number");
 const char *const open_kv[] = {"f16", "q8_0", "f32", NULL};
 
@@ -28,9 +29,9 @@ bool open_planes(int mode, int screen)
 
 enum calor_layout open_layout(int mode)
 {
-    return mode == CALOR_DENSE_FAST                                               ? CALOR_LAYOUT_FILE
-           : mode == CALOR_EXACT || mode == CALOR_SURE || mode == CALOR_THRESHOLD ? CALOR_LAYOUT_NEURON
-                                                                                  : CALOR_LAYOUT_AUTO;
+    return mode == CALOR_DENSE_FAST                    ? CALOR_LAYOUT_FILE
+           : mode == CALOR_AUTO || mode == CALOR_DENSE ? CALOR_LAYOUT_AUTO
+                                                       : CALOR_LAYOUT_NEURON;
 }
 
 void open_ffn_counts(const calor_session *s, uint32_t layers, calor_ffn_counts *sum)
@@ -44,6 +45,21 @@ void open_ffn_counts(const calor_session *s, uint32_t layers, calor_ffn_counts *
         sum->listed += c.listed;
         sum->active += c.active;
         sum->bytes += c.bytes;
+        sum->screen += c.screen;
+    }
+}
+
+void open_recall(const calor_session *s, uint32_t layers, calor_ffn_recall *sum)
+{
+    *sum = (calor_ffn_recall){0};
+    for (uint32_t i = 0; i < layers; i++) {
+        calor_ffn_recall r;
+        calor_session_recall(s, i, &r);
+        sum->neurons += r.neurons;
+        sum->active += r.active;
+        sum->found += r.found;
+        sum->magnitude += r.magnitude;
+        sum->magnitude_found += r.magnitude_found;
     }
 }
 
@@ -52,28 +68,49 @@ static double left_out(uint64_t part, uint64_t whole)
     return whole ? 1.0 - (double)part / (double)whole : 0.0;
 }
 
-json_t *open_ffn_json(const calor_session *s, uint32_t layers)
+/* A layer's counts or all layers' together. */
+static json_t *counts_json(const calor_ffn_counts *c, const calor_ffn_recall *r)
 {
-    calor_ffn_counts sum, c;
-    open_ffn_counts(s, layers, &sum);
-    if (!sum.neurons) return NULL;
-    json_t *list = json_array();
-    for (uint32_t i = 0; i < layers; i++) {
-        calor_session_ffn(s, i, &c);
-        json_array_append_new(list, json_pack("{s:f, s:f}", "sparsity", left_out(c.active, c.neurons),
-                                              "skipped", left_out(c.listed, c.neurons)));
-    }
-    return json_pack("{s:f, s:f, s:f, s:o}", "sparsity", left_out(sum.active, sum.neurons), "screened",
-                     left_out(sum.exact, sum.neurons), "skipped", left_out(sum.listed, sum.neurons), "layers",
-                     list);
+    json_t *j =
+        json_pack("{s:f, s:f, s:f, s:I, s:I}", "sparsity", left_out(c->active, c->neurons), "screened",
+                  left_out(c->exact, c->neurons), "skipped", left_out(c->listed, c->neurons), "bytes",
+                  (json_int_t)c->bytes, "screen_bytes", (json_int_t)c->screen);
+    if (!j || !r->active) return j;
+    json_object_set_new(j, "recall", json_real(r->magnitude > 0 ? r->magnitude_found / r->magnitude : 1.0));
+    json_object_set_new(j, "recall_plain", json_real((double)r->found / (double)r->active));
+    if (r->neurons == c->neurons) /* of the same tokens: no batch was computed densely */
+        json_object_set_new(j, "candidates_per_active", json_real((double)c->exact / (double)r->active));
+    return j;
 }
 
-int open_check(int mode, const char *profile, double cett)
+json_t *open_ffn_json(const calor_session *s, uint32_t layers)
+{
+    calor_ffn_counts c;
+    calor_ffn_recall r;
+    open_ffn_counts(s, layers, &c);
+    open_recall(s, layers, &r);
+    if (!c.neurons) return NULL;
+    json_t *j = counts_json(&c, &r), *list = json_array();
+    for (uint32_t i = 0; i < layers; i++) {
+        calor_session_ffn(s, i, &c);
+        calor_session_recall(s, i, &r);
+        json_array_append_new(list, counts_json(&c, &r));
+    }
+    if (j)
+        json_object_set_new(j, "layers", list);
+    else
+        json_decref(list);
+    return j;
+}
+
+int open_check(int mode, const char *profile, double cett, const char *predictor)
 {
     if (mode == CALOR_THRESHOLD && !profile)
         return cli_fail_text(CALOR_EARG, "threshold mode needs --profile FILE: `calor profile` makes one");
     if (cett > 0.0 && !profile)
         return cli_fail_text(CALOR_EARG, "--cett chooses from a profile: it needs --profile FILE");
+    if (mode == CALOR_AUTO && predictor)
+        return cli_fail_text(CALOR_EARG, "--predictor is for --mode predict, which is lossy: give both");
     return CLI_OK;
 }
 
@@ -87,7 +124,7 @@ int open_model(calor_model **out, const char *path, const struct open_options *o
 {
     char err[1000];
     struct progress bar;
-    int status = open_check(o->mode, o->profile, o->cett);
+    int status = open_check(o->mode, o->profile, o->cett, o->predictor);
     if (status != CLI_OK) return status;
     calor_model_settings s = calor_model_default();
     s.threads = (int)o->threads;
@@ -98,6 +135,8 @@ int open_model(calor_model **out, const char *path, const struct open_options *o
     s.planes = open_planes(o->mode, o->screen);
     s.profile = o->profile;
     s.cett = o->cett;
+    s.predictor = o->predictor;
+    s.own_predictor = o->mode == CALOR_PREDICT;
     s.progress = on_progress;
     s.progress_arg = &bar;
     uint64_t t0 = clock_ns();
@@ -118,6 +157,7 @@ int open_session(calor_session **out, calor_model *m, const struct open_options 
     s.batch = batch;
     s.kv = open_kv[o->kv];
     s.mode = (enum calor_mode)o->mode;
+    s.recall = o->recall;
     int r = calor_session_open(out, m, &s, err, sizeof err);
     return r == 0 ? CLI_OK : cli_fail_text(r, err);
 }

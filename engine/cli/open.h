@@ -15,7 +15,9 @@ struct open_options {
     double cett;
     int mode, kv; /* indices into open_modes, open_kv */
     int screen;   /* index into open_screens */
+    const char *predictor;
     bool no_mmap;
+    bool recall; /* set by eval: count what the mode leaves out */
 };
 /* Names as enum calor_mode counts; the last, NULL, stands behind those that need no more than the model. */
 extern const char *const open_modes[], *const open_kv[], *const open_screens[];
@@ -25,6 +27,8 @@ bool open_planes(int mode, int screen);
 enum calor_layout open_layout(int mode);
 /* What the FFN did in all layers together. */
 void open_ffn_counts(const calor_session *s, uint32_t layers, calor_ffn_counts *sum);
+/* What was left out in all layers together: zeros unless the session was opened with `recall`. */
+void open_recall(const calor_session *s, uint32_t layers, calor_ffn_recall *sum);
 /* The same as JSON: {"sparsity":…, "skipped":…, "layers":[{…}, …]}, shares from 0 to 1; NULL when nothing was
  * counted. */
 json_t *open_ffn_json(const calor_session *s, uint32_t layers);
@@ -44,7 +48,8 @@ json_t *open_ffn_json(const calor_session *s, uint32_t layers);
          "MODE",                                                                                             \
          "auto (default): exact where the activation has zeros, else dense-fast; exact: only the neurons "   \
          "that fire; sure: the same, screened by a statistical bound (F16, BF16, Q8_0); threshold: those "   \
-         "that a profile says matter, lossy; dense: all of them, the reference; dense-fast: all, the plain " \
+         "that a profile says matter, lossy; predict: those that a predictor lets through, lossy; dense: "   \
+         "all of them, the reference; dense-fast: all, the plain "                                           \
          "way",                                                                                              \
          .choices = open_modes},                                                                             \
         {0, "kv", CLI_CHOICE, &(o)->kv, "TYPE", "KV cache: f16 (default), q8_0, f32", .choices = open_kv},   \
@@ -70,6 +75,9 @@ json_t *open_ffn_json(const calor_session *s, uint32_t layers);
          "made for, by --cett or --ppl)",                                                                    \
          0.0001,                                                                                             \
          1.0},                                                                                               \
+        {0,       "predictor",                                                                               \
+         CLI_STR, &(o)->predictor,                                                                           \
+         "FILE",  "for --mode predict: trained by calor predictor (default: PowerInfer's, in the model)"},   \
         {0, "cpu", CLI_STR, &(o)->cpu, "TIER", "cap on the instruction set: ref, avx2, avx512, amx"},        \
     {                                                                                                        \
         0, "no-mmap", CLI_FLAG, &(o)->no_mmap, NULL,                                                         \
@@ -77,7 +85,7 @@ json_t *open_ffn_json(const calor_session *s, uint32_t layers);
     }
 
 /* Whether the options go together: CLI_OK, or the exit status with the error printed. */
-int open_check(int mode, const char *profile, double cett);
+int open_check(int mode, const char *profile, double cett, const char *predictor);
 /* Opens the model, with progress on stderr. Prints the error: CLI_OK or the exit status (128 + signal when
  * interrupted). *seconds: how long it took. */
 int open_model(calor_model **out, const char *path, const struct open_options *o, double *seconds);

@@ -5,6 +5,9 @@
 
 #include "tests/unit/tiny_model.h"
 
+#include "base/half.h"
+#include "placement/predictor.h"
+
 #include <math.h>
 
 struct plain {
@@ -17,6 +20,11 @@ struct plain {
     double embedding_scale, residual_scale, logit_scale, freq_scale, rope_base, magnitude;
     double yarn_low, yarn_high; /* yarn when high > 0 */
     int rot, window;
+    /* With a predictor, a neuron whose logit is below `cut` is off: the file's own (PowerInfer), or `file`'s.
+     */
+    bool powerinfer;
+    double cut;
+    const struct predictor *file;
     double *k, *v; /* [layer][position][kv width] */
 };
 
@@ -142,13 +150,52 @@ static inline void plain_attention(struct plain *p, int layer, int pos, const do
     free(o);
 }
 
-static inline void plain_ffn(const struct plain *p, int layer, const double *x, double *out)
+/* What a predictor makes of its input x: off[i] where neuron i is left out. */
+static inline void plain_predict(const struct plain *p, int layer, const double *x, bool *off)
+{
+    int d = (int)p->s->width, f = (int)p->s->ffn;
+    const struct predictor_layer *l = p->file ? &p->file->layers[layer] : NULL;
+    int rank = l ? (int)l->rank : (int)p->s->rank;
+    double *h = malloc(sizeof *h * (size_t)rank), *z = malloc(sizeof *z * (size_t)f);
+    float *row = malloc(sizeof *row * (size_t)(d + rank));
+    if (!l) plain_linear(p, layer, "fc1", x, d, rank, h);
+    for (int k = 0; k < rank; k++) {
+        if (l) {
+            p->ops->decode(l->fc1_type, row, l->fc1 + (size_t)k * l->fc1_row_bytes, d);
+            h[k] = l->hidden_bias ? (double)l->hidden_bias[k] : 0.0;
+            for (int c = 0; c < d; c++) h[k] += (double)row[c] * x[c];
+        }
+        if ((!l || l->hidden == PREDICTOR_RELU) && h[k] < 0.0) h[k] = 0.0;
+    }
+    if (!l) plain_linear(p, layer, "fc2", h, rank, f, z);
+    for (int i = 0; i < f; i++) {
+        if (l) {
+            p->ops->decode(l->fc2_type, row, l->fc2 + (size_t)i * l->fc2_row_bytes, rank);
+            z[i] = (double)f16_to_f32(l->bias[i]);
+            for (int k = 0; k < rank; k++) z[i] += (double)row[k] * h[k];
+        }
+        off[i] = z[i] < (l ? (double)l->cut : p->cut);
+    }
+    free(h);
+    free(z);
+    free(row);
+}
+
+/* x: normed; before: not. */
+static inline void plain_ffn(const struct plain *p, int layer, const double *x, const double *before,
+                             double *out)
 {
     int d = (int)p->s->width, f = (int)p->s->ffn;
     double *g = malloc(sizeof *g * (size_t)f), *u = malloc(sizeof *u * (size_t)f);
     plain_linear(p, layer, "ffn_up", x, d, f, u);
     if (p->s->gated) plain_linear(p, layer, "ffn_gate", x, d, f, g);
     for (int i = 0; i < f; i++) u[i] = p->s->gated ? plain_act(p, g[i], u[i]) : plain_act(p, u[i], 1.0);
+    if (p->file || p->powerinfer) {
+        bool *off = malloc((size_t)f);
+        plain_predict(p, layer, p->file ? x : before, off);
+        for (int i = 0; i < f; i++) u[i] = off[i] ? 0.0 : u[i];
+        free(off);
+    }
     if (p->s->by_neuron) {
         double *w = plain_named(p, layer, "ffn_down_t", "weight"),
                *b = plain_named(p, layer, "ffn_down_t", "bias");
@@ -183,7 +230,7 @@ static inline void plain_run(struct plain *p, const int32_t *ids, int n, double 
             plain_attention(p, l, t, y, a);
             for (int i = 0; i < d; i++) z[i] = x[i] + a[i] * p->residual_scale;
             plain_norm(p, l, p->parallel ? "attn_norm" : "ffn_norm", p->parallel ? x : z, y);
-            plain_ffn(p, l, y, m);
+            plain_ffn(p, l, y, p->parallel ? x : z, m);
             for (int i = 0; i < d; i++) x[i] = z[i] + m[i] * p->residual_scale;
         }
         plain_norm(p, -1, "output_norm", x, y);

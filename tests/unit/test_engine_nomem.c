@@ -5,6 +5,7 @@
 #include "tests/unit/tiny_model.h"
 
 #include "engine/calor.h"
+#include "placement/predictor.h"
 
 #include <errno.h>
 #include <sys/mman.h>
@@ -75,7 +76,7 @@ void *__wrap_mmap(void *p, size_t n, int prot, int flags, int fd, off_t offset)
 }
 
 /* Everything a program does with a model. */
-static int work(int no_mmap, int sparse, char *err, size_t errlen)
+static int work(int no_mmap, int sparse, bool predict, char *err, size_t errlen)
 {
     calor_model *m = NULL;
     calor_session *s = NULL;
@@ -90,6 +91,12 @@ static int work(int no_mmap, int sparse, char *err, size_t errlen)
     const float epsilon[2] = {0.01f, 0.01f};
     calor_session_settings ss = calor_session_default();
     if (sparse) ss.mode = CALOR_THRESHOLD;
+    if (predict) {
+        ss.mode = CALOR_PREDICT;
+        ss.recall = 1;
+        ms.activation = "relu";
+        ms.predictor = in_dir("model.predictor");
+    }
     ss.epsilon = epsilon;
     size_t len;
     int rc = calor_model_open(&m, in_dir("model.gguf"), &ms, err, errlen);
@@ -112,13 +119,13 @@ static int work(int no_mmap, int sparse, char *err, size_t errlen)
 static void test_every_allocation_fails_once(void **state)
 {
     (void)state;
-    for (int k = 0; k < 4; k++) {
+    for (int k = 0; k < 5; k++) {
         long n = 0;
         for (;; n++) {
             char err[1000] = "";
             hit = false;
             countdown = n;
-            int rc = work(k % 2, k / 2, err, sizeof err);
+            int rc = work(k % 2, k / 2 % 2, k == 4, err, sizeof err);
             countdown = -1;
             if (!hit) {
                 if (rc) fail_msg("fails with memory: %s", err);
@@ -137,7 +144,19 @@ static int write_model(void **state)
     struct err e;
     struct tiny t = tiny_llama();
     t.type = DT_F16;
-    return temp_dir_make(state) != 0 ? -1 : tiny_write(in_dir("model.gguf"), &t, &e);
+    if (temp_dir_make(state) != 0 || tiny_write(in_dir("model.gguf"), &t, &e) != 0) return -1;
+    struct gguf *f;
+    struct predictor *p = NULL;
+    struct predictor_subject s = {.activation = "relu", .layers = 2, .neurons = t.ffn, .width = t.width};
+    if (gguf_open(&f, in_dir("model.gguf"), GGUF_READ, &e) != 0) return -1;
+    int rc = gguf_identity(f, s.identity, &e);
+    if (rc == 0) rc = predictor_create(&p, &s, &e);
+    for (uint32_t i = 0; i < 2 && rc == 0; i++)
+        rc = predictor_layer_create(p, i, 8, DT_F16, DT_F16, true, &e);
+    if (rc == 0) rc = predictor_write(p, in_dir("model.predictor"), &e);
+    predictor_close(&p);
+    gguf_close(&f);
+    return rc;
 }
 
 int main(void)

@@ -20,6 +20,7 @@ struct tiny {
     uint32_t layers, width, ffn, heads, kv_heads, vocab, context;
     enum dtype type; /* of the matrices */
     bool gated, layer_norm, bias, learned, fused_qkv, two_norms, tied, by_neuron, rope_factors;
+    uint32_t rank; /* not 0: PowerInfer's predictors, fc1 and fc2, of this rank, and its magic */
     uint64_t seed;
     const char *skip;                                     /* a key or tensor to leave out */
     void (*edit)(struct gguf_writer *w, const void *arg); /* after the usual keys */
@@ -130,6 +131,12 @@ static inline void tiny_tensors(struct tiny_list *l, const struct tiny *s)
         tiny_linear(l, s, i, "attn_output", d, d);
         if (s->gated) tiny_linear(l, s, i, "ffn_gate", d, s->ffn);
         tiny_linear(l, s, i, "ffn_up", d, s->ffn);
+        if (s->rank) {
+            snprintf(name, sizeof name, "blk.%d.fc1.weight", i);
+            tiny_mat(l, s, name, d, s->rank);
+            snprintf(name, sizeof name, "blk.%d.fc2.weight", i);
+            tiny_mat(l, s, name, s->rank, s->ffn);
+        }
         if (s->by_neuron) {
             snprintf(name, sizeof name, "blk.%d.ffn_down_t.weight", i);
             tiny_mat(l, s, name, d, s->ffn);
@@ -197,6 +204,11 @@ static inline int tiny_write(const char *path, const struct tiny *s, struct err 
     }
     if (r == 0) r = gguf_writer_finish(w, e);
     gguf_writer_destroy(&w);
+    FILE *f = r == 0 && s->rank ? fopen(path, "r+b") : NULL;
+    if (f) {
+        if (fwrite("PWRI", 1, 4, f) != 4) r = -1;
+        fclose(f);
+    }
     return r;
 }
 
