@@ -68,7 +68,11 @@ enum calor_layout {
 };
 typedef struct {
     int threads; /* 0: physical cores this process may use */
-    int no_mmap; /* 1: read the weights into memory instead of mapping the file */
+    int no_mmap; /* 1: read the weights into memory instead of mapping the file. A mapped file that is cut
+                    short while in use is an error at the next batch (CALOR_EIO); cut short during one, or
+                    with its disk gone, the system raises SIGBUS in the process, which a program that cannot
+                    trust its files handles, or avoids with this. Files replaced by renaming are safe either
+                    way */
     const char
         *cpu; /* cap on the instruction set: "ref", "avx2", "avx512", "amx"; NULL: $CALOR_CPU, else best */
     const char

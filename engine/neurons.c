@@ -273,7 +273,9 @@ int neurons_lay_out(struct calor_model *m, bool planes, int (*progress)(double, 
     for (uint32_t i = 0; i < m->hp.layers && r == 0; i++) {
         j.l = &m->layers[i];
         j.layer = i;
-        r = lay_out_layer(&j, e);
+        /* As before a batch: pages of a file cut short are not to be touched. */
+        r = m->mapped ? gguf_check_size(m->file, e) : 0;
+        if (r == 0) r = lay_out_layer(&j, e);
         if (r < 0) err_prefix(e, e->code, "layer %u", i);
         rounded |= j.how == TURN_DECODE;
         if (r == 0 && (atomic_load(&j.stop) || (progress && progress((i + 1.0) / m->hp.layers, arg))))

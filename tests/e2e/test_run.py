@@ -80,6 +80,24 @@ tap.check("an interrupt keeps the text and prints the summary", p.returncode == 
           b"stopped: interrupted" in errors, (p.returncode, errors))
 
 
+# A model file cut short while text is written from it. Between the look at its size and the use of a page the
+# system may still send SIGBUS; the handler's words come then.
+for sig in None, signal.SIGBUS:
+    short = tap.temp() / "short.gguf"
+    short.write_bytes(model.read_bytes())
+    p = subprocess.Popen([tap.CALOR, "run", short, "-p", "Once", "-c", "1000000", "--temp", "0", "-t", "1"], stdout=subprocess.PIPE,
+                         stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    first = p.stdout.read(20)
+    if sig:
+        p.send_signal(sig)
+    else:
+        os.truncate(short, 4096)
+    out, errors = p.communicate(timeout=60)
+    tap.check(f"{'a mapped page that is gone' if sig else 'a model file cut short'} ends the text with an error", p.returncode == 1 and
+              len(first) == 20 and b"calor: error: " in errors and (b"lost bytes" in errors or (not sig and b"was shortened" in errors)),
+              (p.returncode, errors))
+
+
 def terminal(args, lines, until, timeout=60):
     """Types lines, each after the prompt sign appeared, and returns all output."""
     pid, fd = pty.fork()
