@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/hoststate.h"
+#include "base/rng.h"
 #include "base/stats.h"
 #include "base/threads.h"
 
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { CHUNK = 1 << 20, MAX_PASSES = 10000 };
+enum { CHUNK = 1 << 20, MAX_PASSES = 10000, PHASES = 8, PASSES_LEAST = 5 };
 
 /* Eight loads in flight and one running sum each: nothing but the loads can be the limit. The sum is
  * returned, so the compiler cannot leave a load out. n is a multiple of 512. */
@@ -60,6 +61,8 @@ struct job {
     double seconds;
     double *rate;    /* MAX_PASSES */
     uint64_t *began; /* a thread each: a pass lasts from the first one's start */
+    /* Of membw_rows: the rows of each phase, ascending; a pass reads one phase. */
+    uint32_t row, *list, first[PHASES + 1];
     int passes;
     bool done;
     _Atomic uint64_t sum; /* keeps the loads alive */
@@ -84,6 +87,29 @@ static void touch(struct team_member *m, void *arg)
     memset(p, m->ith + 1, (size_t)(e - b) * CHUNK);
 }
 
+static uint64_t read_rows(const struct job *j, const uint32_t *list, int64_t begin, int64_t end)
+{
+    uint64_t sum = 0;
+    for (int64_t i = begin; i < end; i++) sum += j->read(j->buf + (uint64_t)list[i] * j->row, j->row);
+    return sum;
+}
+
+/* Index of the first of n ascending rows that is not below `row`. */
+static int64_t first_row(const uint32_t *list, int64_t n, int64_t row)
+{
+    int64_t begin = 0;
+    while (n > 0) {
+        int64_t half = n / 2;
+        if (list[begin + half] < row) {
+            begin += half + 1;
+            n -= half + 1;
+        } else {
+            n = half;
+        }
+    }
+    return begin;
+}
+
 static void passes(struct team_member *m, void *arg)
 {
     struct job *j = arg;
@@ -93,7 +119,19 @@ static void passes(struct team_member *m, void *arg)
     for (;;) {
         team_barrier(m);
         j->began[m->ith] = clock_ns();
-        if (j->nodes) {
+        uint64_t bytes = j->bytes;
+        if (j->row) {
+            const uint32_t *list = j->list + j->first[j->passes % PHASES];
+            int64_t n = j->first[j->passes % PHASES + 1] - j->first[j->passes % PHASES], c;
+            const int64_t some = j->row < 65536 ? 65536 / j->row : 1;
+            if (j->nodes)
+                sum += read_rows(j, list, first_row(list, n, b * CHUNK / j->row),
+                                 first_row(list, n, e * CHUNK / j->row));
+            else
+                while (team_next(m, 0, n, some, &c))
+                    sum += read_rows(j, list, c, c + some < n ? c + some : n);
+            bytes = (uint64_t)n * j->row;
+        } else if (j->nodes) {
             for (int64_t c = b; c < e; c++) sum += j->read(j->buf + c * CHUNK, CHUNK);
         } else {
             int64_t c;
@@ -105,8 +143,9 @@ static void passes(struct team_member *m, void *arg)
             uint64_t first = j->began[0];
             for (int i = 1; i < m->nth; i++)
                 if (j->began[i] < first) first = j->began[i];
-            j->rate[j->passes++] = (double)j->bytes / clock_since(first);
-            j->done = j->passes == MAX_PASSES || (j->passes >= 3 && clock_since(start) >= j->seconds);
+            j->rate[j->passes++] = (double)bytes / clock_since(first);
+            j->done =
+                j->passes == MAX_PASSES || (j->passes >= PASSES_LEAST && clock_since(start) >= j->seconds);
         }
         team_barrier(m);
         if (j->done) break;
@@ -114,7 +153,28 @@ static void passes(struct team_member *m, void *arg)
     atomic_fetch_add(&j->sum, sum);
 }
 
-int membw_read(struct membw *out, struct team *t, uint64_t bytes, double seconds, struct err *e)
+/* Which rows each phase reads: a fair die a row. */
+static int draw_rows(struct job *j, struct err *e)
+{
+    uint32_t n = (uint32_t)(j->bytes / j->row), at[PHASES] = {0};
+    unsigned char *phase = malloc(n);
+    j->list = malloc(n * sizeof *j->list);
+    if (!phase || !j->list) {
+        free(phase);
+        return err_set(e, ERR_NOMEM, "no memory for the list of %u rows", n);
+    }
+    struct rng r;
+    rng_init(&r, 17);
+    for (uint32_t i = 0; i < n; i++) at[phase[i] = (unsigned char)rng_below(&r, PHASES)]++;
+    for (int p = 0; p < PHASES; p++) j->first[p + 1] = j->first[p] + at[p];
+    for (int p = 0; p < PHASES; p++) at[p] = j->first[p];
+    for (uint32_t i = 0; i < n; i++) j->list[at[phase[i]]++] = i;
+    free(phase);
+    return 0;
+}
+
+static int measure(struct membw *out, struct team *t, uint64_t bytes, uint32_t row, double seconds,
+                   struct err *e)
 {
     if (bytes == 0) {
         struct hoststate h;
@@ -123,30 +183,49 @@ int membw_read(struct membw *out, struct team *t, uint64_t bytes, double seconds
         while (h.memory_free && bytes > h.memory_free / 4 && bytes > 64u << 20) bytes /= 2;
     }
     bytes = (bytes + CHUNK - 1) / CHUNK * CHUNK;
-    struct job j = {.bytes = bytes, .nodes = affinity_nodes() > 1, .read = widest(), .seconds = seconds};
+    struct job j = {
+        .bytes = bytes, .nodes = affinity_nodes() > 1, .read = widest(), .seconds = seconds, .row = row};
+    int rc = row ? draw_rows(&j, e) : 0;
     j.rate = malloc(MAX_PASSES * sizeof *j.rate);
     j.began = malloc((size_t)team_size(t) * sizeof *j.began);
-    void *p = j.rate && j.began
+    void *p = rc == 0 && j.rate && j.began
                   ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
                   : MAP_FAILED;
     if (p == MAP_FAILED) {
-        free(j.rate);
-        free(j.began);
-        return err_set(e, ERR_NOMEM, "no memory for the %llu bytes that measure the read bandwidth",
-                       (unsigned long long)bytes);
+        if (rc == 0)
+            rc = err_set(e, ERR_NOMEM, "no memory for the %llu bytes that measure the read bandwidth",
+                         (unsigned long long)bytes);
+        goto out;
     }
     j.buf = p;
     /* Page walks are not what is measured. */
     madvise(p, bytes, MADV_HUGEPAGE);
     team_run(t, touch, &j);
     team_run(t, passes, &j);
-    struct stats s;
-    int rc = stats_of(&s, j.rate, (size_t)j.passes, e);
-    if (rc == 0)
-        *out = (struct membw){
-            .median = s.median, .best = s.max, .passes = j.passes, .threads = team_size(t), .bytes = bytes};
+    stats_sort(j.rate, (size_t)j.passes);
+    *out = (struct membw){.median = stats_percentile(j.rate, (size_t)j.passes, 50),
+                          .best = j.rate[j.passes - 1],
+                          .low = stats_percentile(j.rate, (size_t)j.passes, 10),
+                          .high = stats_percentile(j.rate, (size_t)j.passes, 90),
+                          .passes = j.passes,
+                          .threads = team_size(t),
+                          .bytes = bytes};
     munmap(p, bytes);
+out:
+    free(j.list);
     free(j.rate);
     free(j.began);
     return rc;
+}
+
+int membw_read(struct membw *out, struct team *t, uint64_t bytes, double seconds, struct err *e)
+{
+    return measure(out, t, bytes, 0, seconds, e);
+}
+
+int membw_rows(struct membw *out, struct team *t, uint64_t bytes, uint32_t row, double seconds, struct err *e)
+{
+    if (row == 0 || row % 512 || row > CHUNK || (bytes && bytes / row >= UINT32_MAX))
+        return err_set(e, ERR_ARG, "rows of %u bytes: expected a multiple of 512 up to %d", row, CHUNK);
+    return measure(out, t, bytes, row, seconds, e);
 }

@@ -14,7 +14,7 @@
 
 static const struct cli_command *const commands[] = {
     &cmd_run,   &cmd_tokenize, &cmd_eval,    &cmd_inspect, &cmd_convert,
-    &cmd_synth, &cmd_bench,    &cmd_profile, NULL,
+    &cmd_synth, &cmd_bench,    &cmd_profile, &cmd_probe,   NULL,
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands - 1 };
 
