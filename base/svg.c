@@ -378,3 +378,68 @@ void svg_heat(struct strbuf *b, const struct svg_chart *c, const char *row_label
     heat_key(b, c, &s, bottom + 8);
     figure_end(b);
 }
+
+static void span_axis(struct strbuf *b, const struct svg_chart *c, const struct scale *x, int bottom)
+{
+    char text[32];
+    int n = (int)floor((x->high - x->low) / x->step + 1e-9);
+    double first = ceil(x->low / x->step - 1e-9) * x->step;
+    for (int i = 0; i <= n; i++) {
+        double v = first + i * x->step, at = place(x, v);
+        strbuf_printf(
+            b,
+            "<path d=\"M%.1f %dV%d\" stroke=\"var(--line)\"/><text class=\"soft\" x=\"%.1f\" y=\"%d\" "
+            "text-anchor=\"middle\">%s</text>\n",
+            at, TOP, bottom, at, bottom + 14, value_text(&c->x, v, text, sizeof text));
+    }
+    if (!c->x.label) return;
+    strbuf_printf(b, "<text class=\"soft\" x=\"%d\" y=\"%d\" text-anchor=\"middle\">",
+                  (LEFT + STRIP_WIDTH - RIGHT) / 2, bottom + 32);
+    html_text(b, c->x.label);
+    strbuf_puts(b, "</text>\n");
+}
+
+void svg_spans(struct strbuf *b, const struct svg_chart *c, const char *const *lanes, size_t n_lanes,
+               const struct svg_span *spans, size_t n, const char *const *kinds, size_t n_kinds)
+{
+    double low = INFINITY, high = -INFINITY;
+    for (size_t i = 0; i < n; i++) {
+        span(&low, &high, spans[i].from);
+        span(&low, &high, spans[i].to);
+    }
+    struct scale x;
+    scale_init(&x, &c->x, low, high, LEFT, STRIP_WIDTH - RIGHT, true);
+    int line = n_lanes > 40 ? 8 : n_lanes > 20 ? 12 : 18, bottom = TOP + line * (int)n_lanes;
+    figure_begin(b, c, STRIP_WIDTH, bottom + (c->x.label ? 38 : 20));
+    span_axis(b, c, &x, bottom);
+    for (size_t k = 0; k < n_lanes; k++) {
+        if (line < 12 && k % 4) continue;
+        strbuf_printf(b, "<text class=\"soft\" x=\"%d\" y=\"%d\" text-anchor=\"end\">", LEFT - 6,
+                      TOP + line * (int)k + line / 2 + 4);
+        html_text(b, lanes[k]);
+        strbuf_puts(b, "</text>\n");
+    }
+    for (size_t i = 0; i < n; i++) {
+        const struct svg_span *s = &spans[i];
+        char fill[64];
+        if (!drawable(&x, s->from) || !drawable(&x, s->to) || !(s->to > s->from)) continue;
+        strbuf_printf(b, "<rect x=\"%.2f\" y=\"%d\" width=\"%.2f\" height=\"%d\" fill=\"%s\"><title>",
+                      place(&x, s->from), TOP + line * (int)s->lane,
+                      fmax(place(&x, s->to) - place(&x, s->from), 0.2), line - 1,
+                      colour(s->kind, n_kinds, fill, sizeof fill));
+        html_text(b, lanes[s->lane]);
+        strbuf_puts(b, ", ");
+        html_text(b, kinds[s->kind]);
+        if (s->text) {
+            strbuf_puts(b, ": ");
+            html_text(b, s->text);
+        }
+        strbuf_puts(b, "</title></rect>\n");
+    }
+    strbuf_puts(b, "</svg>\n");
+    struct svg_series names[COLOURS];
+    size_t shown = n_kinds < COLOURS ? n_kinds : COLOURS;
+    for (size_t i = 0; i < shown; i++) names[i] = (struct svg_series){.name = kinds[i]};
+    legend(b, names, shown);
+    strbuf_puts(b, "</figure>\n");
+}

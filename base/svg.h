@@ -1,5 +1,6 @@
-/* Charts for reports, as inline SVG in a <figure>: lines, bars, heat strips. They take their colours from
- * html.h's page, and say every value under the pointer. Values that are not finite are left out. */
+/* Charts for reports, as inline SVG in a <figure>: lines, bars, heat strips, lanes of spans. They take their
+ * colours from html.h's page, and say every value under the pointer. Values that are not finite are left out.
+ */
 #ifndef BASE_SVG_H
 #define BASE_SVG_H
 
@@ -42,5 +43,15 @@ void svg_bars(struct strbuf *b, const struct svg_chart *c, const char *const *la
  * scale and unit; its label is not used), with a key beside it. Row r is called row_label and r. */
 void svg_heat(struct strbuf *b, const struct svg_chart *c, const char *row_label, const double *values,
               size_t rows, size_t columns);
+
+/* Lanes of spans along x: what happens when, or how a length is shared out. Spans without length are left
+ * out; lanes are named on the left, kinds (up to six) tell colours. */
+struct svg_span {
+    size_t lane, kind;
+    double from, to;
+    const char *text; /* under the pointer, behind the kind's name; may be NULL */
+};
+void svg_spans(struct strbuf *b, const struct svg_chart *c, const char *const *lanes, size_t n_lanes,
+               const struct svg_span *spans, size_t n, const char *const *kinds, size_t n_kinds);
 
 #endif

@@ -77,6 +77,10 @@ static void pages_are_well_formed(void **state)
     svg_lines(&b, &c, s, 8);
     svg_bars(&b, &c, labels, s, 1);
     svg_heat(&b, &c, "<row>", heat, 2, 3);
+    static const char *const lanes[] = {"<lane>", "b"}, *const kinds[] = {"<kind>", "l"};
+    struct svg_span spans[] = {
+        {0, 0, 0, 1, "<text>"}, {1, 1, 1, 1, NULL}, {1, 1, 0, NAN, NULL}, {1, 1, 2, 3, NULL}};
+    svg_spans(&b, &c, lanes, 2, spans, 4, kinds, 2);
     html_columns_end(&b);
     html_paragraph(&b, "%s", "<p>");
     html_table_begin(&t, &b, heads, 2);
@@ -91,9 +95,35 @@ static void pages_are_well_formed(void **state)
     assert_null(strstr(b.s, "inf"));
     assert_null(strstr(b.s, "http")); /* nothing is fetched */
     assert_null(strstr(b.s, "<row>"));
+    assert_null(strstr(b.s, "<lane>"));
+    assert_null(strstr(b.s, "<kind>"));
+    assert_null(strstr(b.s, "<text>"));
+    assert_int_equal(count(b.s, "&lt;lane&gt;, &lt;kind&gt;: &lt;text&gt;</title>"), 1);
+    assert_int_equal(count(b.s, "b, l</title>"), 1); /* empty spans and NaN are no spans */
     assert_int_equal(count(b.s, "<tr>"), 3);
     assert_int_equal(count(b.s, "<td"), 4);
     assert_int_equal(count(b.s, "<circle"), 2 * 2 + 8 * 2); /* a NaN is no point */
+    strbuf_finish(&b);
+}
+
+/* Spans of one lane that follow one another touch, and are as wide as what they stand for. */
+static void spans_are_placed(void **state)
+{
+    (void)state;
+    static const char *const lanes[] = {"a"}, *const kinds[] = {"k"};
+    struct svg_span spans[] = {{0, 0, 0, 1, NULL}, {0, 0, 1, 4, NULL}};
+    struct svg_chart c = {.title = "t", .x = {.fixed = true, .low = 0, .high = 4}};
+    struct strbuf b;
+    double x[2], width[2];
+    strbuf_init(&b);
+    svg_spans(&b, &c, lanes, 1, spans, 2, kinds, 1);
+    const char *at = b.s;
+    for (int i = 0; i < 2; i++) {
+        at = strstr(at, "<rect x=") + 1;
+        assert_int_equal(sscanf(at, "rect x=\"%lf\" y=\"%*d\" width=\"%lf\"", &x[i], &width[i]), 2);
+    }
+    assert_true(fabs(x[0] + width[0] - x[1]) < 0.02);
+    assert_true(fabs(width[1] / width[0] - 3.0) < 0.001);
     strbuf_finish(&b);
 }
 
@@ -156,9 +186,8 @@ static void odd_charts_do_not_break(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(texts_are_escaped),
-        cmocka_unit_test(pages_are_well_formed),
-        cmocka_unit_test(values_are_placed),
+        cmocka_unit_test(texts_are_escaped),       cmocka_unit_test(pages_are_well_formed),
+        cmocka_unit_test(values_are_placed),       cmocka_unit_test(spans_are_placed),
         cmocka_unit_test(odd_charts_do_not_break),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
