@@ -408,7 +408,9 @@ void svg_spans(struct strbuf *b, const struct svg_chart *c, const char *const *l
         span(&low, &high, spans[i].to);
     }
     struct scale x;
-    scale_init(&x, &c->x, low, high, LEFT, STRIP_WIDTH - RIGHT, true);
+    struct svg_axis linear = c->x; /* lengths are what is shown */
+    linear.scale = SVG_LINEAR;
+    scale_init(&x, &linear, low, high, LEFT, STRIP_WIDTH - RIGHT, true);
     int line = n_lanes > 40 ? 8 : n_lanes > 20 ? 12 : 18, bottom = TOP + line * (int)n_lanes;
     figure_begin(b, c, STRIP_WIDTH, bottom + (c->x.label ? 38 : 20));
     span_axis(b, c, &x, bottom);
