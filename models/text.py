@@ -21,6 +21,7 @@ _ASCII = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "
 _BROKEN = {"â€œ": '"', "â€˜": "'", "â€™": "'", "â€“": "--", "â€”": "--", "â€¦": "...", "â€\x9d": '"', "â€": '"'}
 _BROKEN_LETTER = re.compile("[ÂâÃã]([\u00a1-\u00bf])")
 _PLAIN_LETTER = str.maketrans("áâàäãéêèëíîïìóôòöõúûùüñçÁÉÍÓÚÑÇ«»", "aaaaaeeeeiiiiooooouuuuncAEIOUNC\"\"", "¡¿")
+_SAYS = r"(?:[A-Za-z]+ ){0,1}(?:said|says|asked|asks|replied|cried|shouted|exclaimed|answered|called|yelled|whispered|thought)\b"  # goes on after !" and ?"
 _WORD = re.compile(r"[A-Za-z]+")
 
 
@@ -88,5 +89,5 @@ def recase(doc: str, proper: set[str]) -> str:
         return m.group(1) + m.group(2).upper()
 
     doc = _WORD.sub(lambda m: m.group(0).capitalize() if m.group(0) in known else m.group(0), doc)
-    doc = re.sub(r"(^|\n\s*|[.!?]\"?\s+\"?)([a-z])", start, doc)
+    doc = re.sub(rf"(^|\n\s*|[.!?]\s+\"?|\.\"\s+\"?|[!?]\"\s+(?!{_SAYS})\"?)([a-z])", start, doc)
     return re.sub(r"((?:[,:] |\n|^)\")([a-z])", start, doc)

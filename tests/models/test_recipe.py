@@ -160,6 +160,9 @@ def texts():
     lower = 'once there was a girl named maya. she saw tim and said, "hello, i am here." then she left.'
     tap.check("capitals come back", text.recase(lower, {"tim", "i"}) == 'Once there was a girl named Maya. She saw Tim and said, "Hello, I am here." Then she left.',
               text.recase(lower, {"tim", "i"}))
+    spoken = '"oh no!" said the dog. "why?" he asked. "run!" the cat ran. "stop!" "no," said tim.'
+    tap.check("what is said goes on in small letters", text.recase(spoken, {"tim"}) == '"Oh no!" said the dog. "Why?" he asked. "Run!" The cat ran. "Stop!" "No," said Tim.',
+              text.recase(spoken, {"tim"}))
     tap.check("layouts are split", text.split_documents("a\n\nb\nc", True) == ["a\n\nb", "c"] and text.split_documents("a\nb\n<|endoftext|>\nc\n", False) == ["a\nb", "c"])
     broken = "â€œHi,â€\x9d said Tim. â€œItâ€™s cafã© time â€” now!â€\nâ€˜Oh.â€™"
     tap.check("broken quotation marks and letters are mended", text.mend(broken) == '"Hi," said Tim. "It\'s cafe time -- now!"\n\'Oh.\'', text.mend(broken))
