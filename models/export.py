@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,21 @@ def gguf_name(name: str) -> str:
     return f"blk.{layer}.{RENAME[rest.removesuffix('.weight')]}.weight"
 
 
+def gated_equal(model: Llama, name: str) -> Llama:
+    """The model itself, or of an ungated ReLU² one the gated ReLU model that computes the same h: relu(z)² = relu(z) z, so its
+    gate and up matrices are the ungated one's up. The llama layout has no ungated FFN."""
+    if model.config.gated:
+        return model
+    if model.config.activation != "relu2":
+        raise RecipeError(f"{name} is ungated with {model.config.activation}: the llama layout has no such FFN; gated variants and ungated ReLU² are exported.")
+    print(f"{name}: ungated ReLU² is written as its equal, gated ReLU with the up matrix as gate too")
+    out = Llama(replace(model.config, gated=True, activation="relu"))
+    weights = dict(model.state_dict())
+    weights |= {n.replace("up_proj", "gate_proj"): w for n, w in weights.items() if "up_proj" in n}
+    out.load_state_dict(weights)
+    return out.eval()
+
+
 def measure(model: Llama, r: Recipe) -> dict[str, Any]:
     """Held-out loss and zeros, for the file's provenance keys."""
     corpus = Corpus(r)
@@ -60,18 +76,17 @@ def measure(model: Llama, r: Recipe) -> dict[str, Any]:
 
 
 def write_gguf(path: Path, model: Llama, r: Recipe, state: dict[str, Any], kind: str, measured: dict[str, Any]) -> None:
-    """The model as a GGUF file of tensors in F32 or Q8_0 (norms always F32)."""
+    """The model as a GGUF file of tensors in F32 or Q8_0 (norms always F32); `measured` may be empty."""
     import gguf
 
-    if r.model.d_model % 32 or r.model.d_ffn % 32:
+    if kind == "q8_0" and (r.model.d_model % 32 or r.model.d_ffn % 32):
         raise RecipeError(f"Q8_0 blocks of 32 do not divide the widths {r.model.d_model} and {r.model.d_ffn}.")
-    if not r.model.gated:
-        raise RecipeError(f"{r.name} is ungated: GGUF's llama layout has no such FFN; only gated variants are exported.")
+    model = gated_equal(model, r.name)
     c, sp = model.config, open_tokenizer(r)
     temporary = path.with_suffix(".tmp")
     w = gguf.GGUFWriter(str(temporary), ARCH)
-    w.add_name("Calor Stories")
-    w.add_string("general.description", "A small activation-sparse model of simple stories, trained by the ProSparse recipe" if c.activation != "silu" else "The dense twin of Calor Stories")
+    w.add_name("Calor Stories" if r.name.startswith("stories") else r.name)
+    w.add_string("general.description", "A small activation-sparse model of simple stories, trained by the ProSparse recipe" if c.activation in ("relu", "fatrelu") and r.fork_from else f"A small model of simple stories: {r.name}")
     w.add_license("apache-2.0")
     w.add_quantization_version(2)
     w.add_file_type(7 if kind == "q8_0" else 0)
@@ -93,7 +108,7 @@ def write_gguf(path: Path, model: Llama, r: Recipe, state: dict[str, Any], kind:
     w.add_string("calor.training.recipe", f"{r.name} {r.digest()}")
     w.add_uint32("calor.training.steps", state["step"])
     w.add_uint64("calor.training.tokens", state["step"] * r.optim.batch * c.context)
-    for name, key in (("heldin", "stories"), ("heldout", "books")):
+    for name, key in (("heldin", "stories"), ("heldout", "books")) if measured else ():
         loss, zeros = measured[name]
         w.add_float32(f"calor.measured.{key}.loss", loss)
         w.add_array(f"calor.measured.{key}.sparsity", [float(z) for z in zeros])
@@ -135,9 +150,8 @@ def write_hf(folder: Path, model: Llama, r: Recipe) -> None:
     """The model as a folder for transformers: config.json, model.safetensors (F32), tokenizer."""
     from safetensors.torch import save_file
 
+    model = gated_equal(model, r.name)
     c = model.config
-    if not c.gated:
-        raise RecipeError(f"{r.name} is ungated: LlamaForCausalLM has no such FFN; only gated variants are exported.")
     folder.mkdir(parents=True, exist_ok=True)
     conf: dict[str, Any] = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "float32", "vocab_size": c.vocab,

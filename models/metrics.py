@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import config
-from data import Corpus
+import held
 from errors import RecipeError, run_main
-from load import open_model
+from load import open_model, open_tokenizer
 from model import Llama
-from train import evaluate, losses
+from train import evaluate, losses, zero_shares
 
 
 class Masking:
@@ -56,7 +56,7 @@ def cett(h: Tensor, down: Tensor, norms: Tensor, epsilon: float) -> float:
 
 
 @torch.no_grad()
-def epsilon_for(h: Tensor, down: Tensor, norms: Tensor, target: float, rounds: int = 14) -> float:
+def epsilon_for(h: Tensor, down: Tensor, norms: Tensor, target: float, rounds: int = 20) -> float:
     """The magnitude threshold at which CETT is `target`, by bisection."""
     low, high = 0.0, float((h.abs() * norms).max())
     for _ in range(rounds):
@@ -180,15 +180,31 @@ def attribution(model: Llama, windows: Tensor, shares: list[float]) -> dict[str,
     return out
 
 
-def measure(model: Llama, windows: Tensor, predictor_steps: int) -> dict[str, Any]:
-    """All figures of a model on windows [B, T+1]; 'active' is h != 0 for ReLU kinds, magnitude at CETT 0.2 for others."""
-    loss, zeros = evaluate(model, windows)
+@torch.no_grad()
+def scored_loss(model: Llama, windows: Tensor) -> float:
+    """Mean loss in nats over the second half of each window [N, C], as `calor eval` counts it."""
+    first, total = windows.shape[1] // 2, 0.0
+    for part in windows.split(8):
+        logits = model(part)[0][:, first:-1]
+        total += F.cross_entropy(logits.flatten(0, 1), part[:, first + 1 :].flatten(), reduction="sum").item()
+    return total / (len(windows) * (windows.shape[1] - 1 - first))
+
+
+@torch.no_grad()
+def activations(model: Llama, windows: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """(inputs x [N, d], hidden h [N, f]) of each layer's FFN over the windows' own tokens: <s>, their first, is left out."""
     inputs: list[Tensor] = [torch.empty(0)] * len(model.layers)
-    handles = [layer.mlp.up_proj.register_forward_pre_hook(lambda _m, args, j=j: inputs.__setitem__(j, args[0].detach().flatten(0, 1))) for j, layer in enumerate(model.layers)]
-    with torch.no_grad():
-        hidden = [h.flatten(0, 1) for h in losses(model, windows)[2]]
+    handles = [layer.mlp.up_proj.register_forward_pre_hook(lambda _m, args, j=j: inputs.__setitem__(j, args[0])) for j, layer in enumerate(model.layers)]
+    hidden = model(windows)[1]
     for handle in handles:
         handle.remove()
+    return [x[:, 1:].flatten(0, 1) for x in inputs], [h[:, 1:].flatten(0, 1) for h in hidden]
+
+
+def measure(model: Llama, windows: Tensor, predictor_steps: int) -> dict[str, Any]:
+    """All figures of a model on windows [B, C] that begin with <s>, except its loss; 'active' is h != 0 for ReLU kinds,
+    magnitude at CETT 0.2 for others."""
+    inputs, hidden = activations(model, windows)
     norms = column_norms(model)
     downs = [layer.mlp.down_proj.weight.detach() for layer in model.layers]
     eps = [epsilon_for(h, w, n, 0.2) for h, w, n in zip(hidden, downs, norms)]
@@ -198,8 +214,7 @@ def measure(model: Llama, windows: Tensor, predictor_steps: int) -> dict[str, An
     at_ppl, cett_ppl = sparsity_at_perplexity(model, windows, hidden, 1.0)
     length = windows.shape[1] - 1
     out: dict[str, Any] = {
-        "loss": loss, "zeros": zeros, "zeros_mean": sum(zeros) / len(zeros), "cett02": at_cett, "cett02_mean": sum(at_cett) / len(at_cett),
-        "ppl1": at_ppl, "ppl1_cett": cett_ppl,
+        "zeros": zero_shares(hidden), "cett02": at_cett, "ppl1": at_ppl, "ppl1_cett": cett_ppl,
         "reuse1": [reuse(a, length, 1) for a in active], "reuse4": [reuse(a, length, 4) for a in active], "gap": [coactivation_gap(a) for a in active],
         "attribution": attribution(model, windows[:4], [0.4, 0.2, 0.1, 0.05]),
     }
@@ -224,7 +239,9 @@ def main() -> None:
     torch.set_num_threads(1)
     r = config.load(a.config)
     model, state = open_model(r, a.runs, a.threshold)
-    out = measure(model, torch.from_numpy(Corpus(r).held(a.text, a.windows)), a.predictor_steps)
+    tokenizer, whole, context = open_tokenizer(r), held.held_text(r, a.text), r.model.context
+    out = {"loss": scored_loss(model, held.eval_windows(tokenizer.encode(whole), context))}
+    out |= measure(model, held.profile_windows(tokenizer.encode(held.cut(tokenizer, whole, a.windows * (context - 1))), context), a.predictor_steps)
     out |= {"name": r.name, "step": state["step"], "activation": model.config.activation, "threshold": model.config.threshold}
     for key, value in out.items():
         print(f"{key}: " + (" ".join(f"{v:.3f}" for v in value) if isinstance(value, list) else f"{value:.4f}" if isinstance(value, float) else str(value)))

@@ -18,6 +18,9 @@ import tap  # noqa: E402
 
 torch, np, _ = tap.need("torch", "numpy", "sentencepiece")
 import config  # noqa: E402
+import engine  # noqa: E402
+import export  # noqa: E402
+import held  # noqa: E402
 import text  # noqa: E402
 from errors import RecipeError, run_main  # noqa: E402
 from fatrelu import search  # noqa: E402
@@ -212,6 +215,25 @@ def figures():
     tap.check("a predictor learns linear gates", recall > 0.6 and sparsity > 0.7, (recall, sparsity))
 
 
+def cuts():
+    """Windows as the engine cuts them, points of its curves."""
+    ids = list(range(10, 21))
+    tap.check("windows of calor profile", held.profile_windows(ids, 4).tolist() == [[1, 10, 11, 12], [1, 13, 14, 15], [1, 16, 17, 18]], held.profile_windows(ids, 4))
+    tap.check("windows of calor eval", held.eval_windows(ids, 4).tolist() == [[1, 10, 11, 12], [1, 14, 15, 16], [1, 18, 19, 20]], held.eval_windows(ids, 4))
+    curve = [{"cett": c, "sparsity": s} for c, s in ((0.0, 0.5), (0.1, 0.6), (0.08, 0.65), (0.3, 0.8), (0.15, 0.9), (1.0, 1.0))]
+    tap.check("a CETT's sparsity lies where the curve first crosses it", abs(engine.at_cett(curve, 0.2) - 0.7) < 1e-9 and engine.at_cett(curve, 2.0) == 1.0, engine.at_cett(curve, 0.2))
+    torch.manual_seed(6)
+    model = Llama(ModelConfig(vocab=300, d_model=32, n_layers=2, n_heads=2, n_kv_heads=1, d_ffn=64, context=16, activation="relu2", gated=False))
+    with contextlib.redirect_stdout(io.StringIO()):
+        equal = export.gated_equal(model, "x")
+    with torch.no_grad():
+        x = torch.randint(0, 300, (2, 16))
+        (a, h), (b, g) = model(x), equal(x)
+    tap.check("an ungated ReLU² model has a gated ReLU equal", equal.config.gated and torch.allclose(a, b, atol=1e-6) and all(torch.allclose(u, v, atol=1e-6) for u, v in zip(h, g)))
+    part = model(x)[0][:, 8:15].log_softmax(-1).gather(2, x[:, 9:, None]).mean().item()
+    tap.check("the second half of a window is scored", abs(metrics.scored_loss(model, x) + part) < 1e-5, (metrics.scored_loss(model, x), part))
+
+
 def story(rng):
     words = ["cat", "dog", "sun", "ran", "sat", "the", "a", "big", "red", "Tim", "saw"]
     return " ".join(rng.choice(words) for _ in range(60)).capitalize() + "."
@@ -270,22 +292,57 @@ def runs():
     exports()
 
 
+def column(table, name):
+    """A variant's cells in the comparison, by the name of the row."""
+    rows = [[c.strip() for c in line.strip("|\n").split("|")] for line in table.splitlines()]
+    at = rows[0].index(name) if name in rows[0] else -1
+    return {row[0]: row[at] for row in rows[2:]} if at > 0 else {}
+
+
 def compared(whole):
-    """Both variants trained by one command, then measured."""
+    """Both variants trained by one command, exported, then measured by the engine and by the recipe."""
+    runs = TMP / "runs"
     (TMP / "three.toml").write_text(FORK.format(name="three"))
-    (TMP / "runs" / "toy" / "checkpoint.pt").unlink()
-    (TMP / "runs" / "toy" / "fork-4.pt").unlink()
-    out = command("compare.py", TMP / "three.toml", TMP / "toy.toml", "--runs", TMP / "runs", "--windows", 4, "--predictor-steps", 3, "-o", TMP / "table.md")
-    rows = (TMP / "table.md").read_text().splitlines() if out.returncode == 0 else []
-    tap.check("the comparison trains what it needs and makes its table", len(rows) == 4 and rows[2].startswith("| toy ") and rows[3].startswith("| three ")
-              and same(whole, weights("toy")), out.stdout + out.stderr)
-    (TMP / "runs" / "three" / "checkpoint.pt").unlink()
-    command("train.py", TMP / "three.toml", "--runs", TMP / "runs", "--stop-at", 8)
-    out = command("compare.py", TMP / "three.toml", "--no-training", "--runs", TMP / "runs", "--windows", 4, "--predictor-steps", 3)
-    tap.check("a run that stopped is measured with its own number of steps", out.returncode == 0 and "| 8 of 12 |" in out.stdout, out.stdout + out.stderr)
-    (TMP / "runs" / "three" / "checkpoint.pt").unlink()
-    refused("a comparison without a trained variant is refused",
-            command("compare.py", TMP / "three.toml", "--no-training", "--runs", TMP / "runs"), "no variant is trained")
+    (runs / "toy" / "checkpoint.pt").unlink()
+    (runs / "toy" / "fork-4.pt").unlink()
+    three, common = TMP / "three.toml", ("--runs", runs, "--calor", tap.CALOR, "--windows", 16, "--predictor-steps", 3)
+    refused("a comparison without the engine says how to build it", command("compare.py", three, "--calor", TMP / "none"), str(TMP / "none"), "ninja")
+    try:
+        import gguf  # noqa: F401
+    except ImportError as e:
+        tap.skip("the comparison", f"Python module gguf is not installed ({e})")
+        command("train.py", TMP / "toy.toml", "--runs", runs)
+        return
+    out = command("compare.py", three, TMP / "toy.toml", *common, "-o", TMP / "table.md")
+    table = (TMP / "table.md").read_text() if out.returncode == 0 else ""
+    if not tap.check("the comparison trains what it needs and makes its table", table and table in out.stdout and same(whole, weights("toy")), out.stdout + out.stderr):
+        return
+    toy, fork = column(table, "toy"), column(table, "three")
+    again = json.loads(tap.run("eval", runs / "three" / "f32.gguf", "-f", runs / "three" / "eval.txt", "-c", 16, "--json").stdout)
+    tap.check("the table's perplexity is the engine's", fork["perplexity"] == f"{again['perplexity']:.2f}" != toy["perplexity"], (fork, again))
+    p = json.loads(tap.run("inspect", runs / "three" / "f32.profile", "--json").stdout)
+    tap.check("the table's zeros are the engine's", p["tokens"] == 16 * 15 and fork["exact zeros %"] == f"{100 * p['sparsity']:.1f}" and toy["exact zeros %"] == "0.0", (fork, p["sparsity"]))
+    tap.check("every row says who measured it", all(line.split("|")[2].strip() in ("calor eval", "calor profile", "recipe") for line in table.splitlines()[4:]), table)
+    for name, change in (("loss", {"scored_loss": lambda *_: 1.0}), ("reuse1", {"reuse": lambda a, window, k: 0.1 * k})):
+        kept = {k: getattr(metrics, k) for k in change}
+        metrics.__dict__.update(change)
+        refused(f"a {name} on which engine and recipe disagree is refused with both", command("compare.py", three, "--no-training", *common),
+                name, "by the engine", "0.10000 by the recipe" if name == "reuse1" else "1.00000 by the recipe")
+        metrics.__dict__.update(kept)
+    refused("more windows than CETT is measured on are refused", command("compare.py", three, "--no-training", *common, "--windows", 274), "between 1 and 273")
+    (runs / "three" / "fatrelu.json").write_text('{"threshold": 0.3, "step": 12}')
+    out = command("compare.py", three, "--no-training", *common)
+    shifted = column(out.stdout[out.stdout.rfind("| | measured") :], "three, t = 0.3")
+    tap.check("the chosen threshold is exported and measured", shifted and float(shifted["exact zeros %"]) > float(fork["exact zeros %"]), out.stdout + out.stderr)
+    (runs / "three" / "fatrelu.json").write_text('{"threshold": 0.3, "step": 8}')
+    refused("a threshold chosen for other weights is refused", command("compare.py", three, "--no-training", *common), "fatrelu.json", "step 8")
+    (runs / "three" / "fatrelu.json").unlink()
+    (TMP / "four.toml").write_text('base = "toy.toml"\nname = "four"\n[model]\nactivation = "relu2"\ngated = false\n')
+    command("train.py", TMP / "four.toml", "--runs", runs, "--stop-at", 1)
+    out = command("compare.py", TMP / "four.toml", "--no-training", *common)
+    tap.check("an ungated ReLU² model is measured as its gated equal, after its own number of steps", out.returncode == 0 and "| 1 of 12 |" in out.stdout, out.stdout + out.stderr)
+    (runs / "three" / "checkpoint.pt").unlink()
+    refused("a comparison without a trained variant is refused", command("compare.py", three, "--no-training", *common), "no variant is trained")
 
 
 def exports():
@@ -322,5 +379,6 @@ configs()
 texts()
 activations()
 figures()
+cuts()
 runs()
 tap.done()
