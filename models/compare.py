@@ -4,14 +4,16 @@
 usage: compare.py [CONFIG.toml ...] [--no-training] [--calor FILE] [--windows 16] [--predictor-steps 300] [--threads N]
                   [--compile] [--runs DIR] [-o FILE]
 
-Without arguments: config/small-*.toml. A variant that another forks from is trained first. Everything resumes: run it
-again after an interruption. Under --no-training a variant without a checkpoint is left out of the table, and said so; one
-whose run stopped before its end is measured as it is, and its steps are given as "N of M".
+Without arguments: config/small-*.toml; columns are in the order of the arguments. A variant that another forks from is
+trained first. Everything resumes: run it again after an interruption. Under --no-training a variant without a checkpoint is
+left out of the table, and said so; one whose run stopped before its end is measured as it is, and its steps are given as
+"N of M".
 
 Each variant is written as a GGUF (F32; with the threshold in the run's fatrelu.json, where fatrelu.py chose one) and measured
-by `calor eval` on all held-out stories and by `calor profile` on --windows windows of them. The recipe's own figures of the
-same tokens are computed too: if the two disagree, that is an error (engine.py has the tolerances). What the engine does not
-measure is the recipe's alone; the table says which is which. All figures are left in RUN/metrics.json.
+by `calor eval` on all held-out stories and by `calor profile` (--cett 0.2, --ppl 1) on --windows windows of them. The
+recipe's own figures of the same tokens are computed too: if the two disagree, that is an error (engine.py has the
+tolerances). What the engine does not measure is the recipe's alone; the table says which is which. All figures are left in
+RUN/metrics.json.
 """
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ ROWS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("exact zeros %", PROFILE, lambda m: f"{100 * mean(m['zeros']):.1f}"),
     ("… per layer", PROFILE, lambda m: ", ".join(f"{100 * z:.0f}" for z in m["zeros"]) if any(m["zeros"]) else "–"),
     ("sparsity at CETT 0.2 %", PROFILE, lambda m: f"{100 * mean(m['cett02']):.1f}"),
-    ("sparsity at PPL-1 %", RECIPE, lambda m: f"{100 * m['ppl1']:.1f}"),
+    ("sparsity at PPL-1 %", PROFILE, lambda m: f"{100 * m['ppl1']:.1f}"),
     ("`reuse_1`", PROFILE, lambda m: f"{mean(m['reuse1']):.2f}"),
     ("`reuse_4`", PROFILE, lambda m: f"{mean(m['reuse4']):.2f}"),
     ("co-activation gap", PROFILE, lambda m: f"{mean(m['gap']):.2f}"),
@@ -135,13 +137,13 @@ def main() -> None:
     p.add_argument("-o", type=Path)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    recipes = ordered([config.load(c) for c in a.configs or sorted((config.HERE / "config").glob("small-*.toml"))])
+    recipes = [config.load(c) for c in a.configs or sorted((config.HERE / "config").glob("small-*.toml"))]
     most = min(engine.SAMPLES_MOST // (r.model.context - 1) for r in recipes)
     if not 1 <= a.windows <= most or a.predictor_steps < 0:
         raise RecipeError(f"--windows must lie between 1 and {most} (CETT is measured on all their tokens) and --predictor-steps must not be negative.")
     calor = engine.find_calor(a.calor)
     keep = {r.fork_from: r.fork_step for r in recipes if r.fork_from}
-    for r in recipes:
+    for r in ordered(recipes):
         if not (data.data_folder(r) / "index.json").exists():
             data.prepare(r)
         if not a.no_training and not train(r, a.runs, 0, keep.get(r.name, 0), False, a.compile):

@@ -24,7 +24,7 @@ import held
 from errors import RecipeError, run_main
 from load import open_model, open_tokenizer
 from model import Llama
-from train import evaluate, losses, zero_shares
+from train import losses, zero_shares
 
 
 class Masking:
@@ -48,20 +48,21 @@ def column_norms(model: Llama) -> list[Tensor]:
 
 
 @torch.no_grad()
-def cett(h: Tensor, down: Tensor, norms: Tensor, epsilon: float) -> float:
-    """Mean over tokens of ||sum of the outputs of neurons below epsilon|| / ||FFN output||."""
+def cett(h: Tensor, down: Tensor, norms: Tensor, epsilon: float, whole: Tensor | None = None) -> float:
+    """Mean over tokens of ||sum of the outputs of neurons below epsilon|| / ||FFN output|| (`whole`, if known)."""
     tail = torch.where(h.abs() * norms < epsilon, h, torch.zeros_like(h))
-    whole = (h @ down.T).norm(dim=1).clamp(min=1e-12)
-    return ((tail @ down.T).norm(dim=1) / whole).mean().item()
+    whole = (h @ down.T).norm(dim=1) if whole is None else whole
+    return ((tail @ down.T).norm(dim=1) / whole.clamp(min=1e-12)).mean().item()
 
 
 @torch.no_grad()
-def epsilon_for(h: Tensor, down: Tensor, norms: Tensor, target: float, rounds: int = 20) -> float:
+def epsilon_for(h: Tensor, down: Tensor, norms: Tensor, target: float, rounds: int = 16) -> float:
     """The magnitude threshold at which CETT is `target`, by bisection."""
     low, high = 0.0, float((h.abs() * norms).max())
+    whole = (h @ down.T).norm(dim=1)
     for _ in range(rounds):
         mid = 0.5 * (low + high)
-        low, high = (mid, high) if cett(h, down, norms, mid) <= target else (low, mid)
+        low, high = (mid, high) if cett(h, down, norms, mid, whole) <= target else (low, mid)
     return low
 
 
@@ -71,20 +72,41 @@ def threshold_rule(norms: list[Tensor], epsilons: list[float]) -> Callable[[int,
 
 
 @torch.no_grad()
-def sparsity_at_perplexity(model: Llama, windows: Tensor, hidden: list[Tensor], percent: float, rounds: int = 7) -> tuple[float, float]:
-    """(sparsity, CETT) at which one common CETT raises perplexity by `percent` (PPL-p %), by bisection on CETT."""
+def scored_loss(model: Llama, windows: Tensor) -> float:
+    """Mean loss in nats over the second half of each window [N, C], as `calor eval` counts it."""
+    first, total = windows.shape[1] // 2, 0.0
+    for part in windows.split(8):
+        logits = model(part)[0][:, first:-1]
+        total += F.cross_entropy(logits.flatten(0, 1), part[:, first + 1 :].flatten(), reduction="sum").item()
+    return total / (len(windows) * (windows.shape[1] - 1 - first))
+
+
+@torch.no_grad()
+def sparsity_at_perplexity(model: Llama, windows: Tensor, hidden: list[Tensor], percent: float, rounds: int = 10) -> tuple[float, float]:
+    """(sparsity, CETT) at which one common CETT, its epsilons taken from `hidden`, raises perplexity by `percent` (PPL-p %).
+
+    By bisection on CETT; perplexity is that of scored_loss, sparsity the share of neurons that the truncated model leaves out.
+    """
     norms = column_norms(model)
     downs = [layer.mlp.down_proj.weight for layer in model.layers]
-    limit = evaluate(model, windows)[0] + math.log1p(percent / 100)
-    low, high, best = 0.0, 0.8, 1.0 - torch.stack([torch.count_nonzero(h) / h.numel() for h in hidden]).mean().item()
+    left_out: list[float] = []
+
+    def loss_with(rule: Callable[[int, Tensor], Tensor]) -> float:
+        def counting(i: int, h: Tensor) -> Tensor:
+            h = rule(i, h)
+            left_out.append((h == 0).float().sum().item() / (windows.numel() * h.shape[-1] * len(norms)))
+            return h
+
+        left_out.clear()
+        with Masking(model, counting):
+            return scored_loss(model, windows)
+
+    limit = loss_with(lambda _i, h: h) + math.log1p(percent / 100)
+    low, high, best = 0.0, 1.0, sum(left_out)
     for _ in range(rounds):
         mid = 0.5 * (low + high)
-        eps = [epsilon_for(h, w, n, mid) for h, w, n in zip(hidden, downs, norms)]
-        with Masking(model, threshold_rule(norms, eps)):
-            fits = evaluate(model, windows)[0] <= limit
-        if fits:
-            low = mid
-            best = sum((h.abs() * n < e).float().mean().item() for h, n, e in zip(hidden, norms, eps)) / len(eps)
+        if loss_with(threshold_rule(norms, [epsilon_for(h, w, n, mid) for h, w, n in zip(hidden, downs, norms)])) <= limit:
+            low, best = mid, sum(left_out)
         else:
             high = mid
     return best, low
@@ -178,16 +200,6 @@ def attribution(model: Llama, windows: Tensor, shares: list[float]) -> dict[str,
             out[kind] = [loss_at(share) for share in shares]
             out[f"{kind}_equal"] = [smallest_share(loss_at, 1.01 * loss.item())]
     return out
-
-
-@torch.no_grad()
-def scored_loss(model: Llama, windows: Tensor) -> float:
-    """Mean loss in nats over the second half of each window [N, C], as `calor eval` counts it."""
-    first, total = windows.shape[1] // 2, 0.0
-    for part in windows.split(8):
-        logits = model(part)[0][:, first:-1]
-        total += F.cross_entropy(logits.flatten(0, 1), part[:, first + 1 :].flatten(), reduction="sum").item()
-    return total / (len(windows) * (windows.shape[1] - 1 - first))
 
 
 @torch.no_grad()

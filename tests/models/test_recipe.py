@@ -372,6 +372,38 @@ def exports():
         pairs = tensors["blk.0.attn_q.weight"]
         turned = max(np.abs(pairs[0] - q[0]).max(), np.abs(pairs[1] - q[8]).max(), np.abs(pairs[2] - q[1]).max(), np.abs(pairs[16] - q[16]).max()) / np.abs(q).max()
         tap.check(f"{kind}: weights and rotary pairs are in place", error <= limit and turned <= limit and len(tensors) == 2 + 9 * 2, (error, turned))
+    folder()
+
+
+def folder():
+    """The exported folder in transformers against the GGUF of the same weights in the engine."""
+    try:
+        import transformers
+        from transformers.activations import ACT2FN
+    except Exception as e:
+        tap.skip("the exported folder in transformers", f"Python module transformers is not installed ({e})")
+        return
+    out = command("export.py", TMP / "one.toml", "--runs", TMP / "runs", "--threshold", 0.125, "--hf", TMP / "hf")
+    if not tap.check("a folder is written", out.returncode == 0, out.stdout + out.stderr):
+        return
+    conf = json.loads((TMP / "hf" / "config.json").read_text())
+
+    class FatRelu(torch.nn.Module):
+        def forward(self, x):
+            return torch.where(x >= conf["hidden_act_param"], x, torch.zeros_like(x))
+
+    ACT2FN["fatrelu"] = FatRelu
+    model = transformers.LlamaForCausalLM.from_pretrained(str(TMP / "hf"), attn_implementation="eager").eval()
+    words, rows = TMP / "words.txt", TMP / "rows.npy"
+    words.write_text(story(np.random.default_rng(7)))
+    out = tap.run("eval", TMP / "f32.gguf", "-f", words, "-c", 16, "--kv", "f32", "--logits", rows, "--json")
+    if not tap.check("the file of the same weights is evaluated", out.returncode == 0, out.stderr):
+        return
+    ids = [int(x) for x in tap.run("tokenize", TMP / "f32.gguf", "-f", words).stdout.split()]
+    with torch.no_grad():
+        expected = model(held.eval_windows(ids, 16)).logits.numpy()
+    off = float(np.abs(np.load(rows).reshape(expected.shape) - expected).max())
+    tap.check("the folder's logits in transformers are the engine's", off <= 1e-3, off)
 
 
 schedules()
