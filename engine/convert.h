@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct arch;
 struct err;
 struct gguf;
 struct gguf_tensor;
@@ -27,8 +28,10 @@ enum conv_rows {
     CONV_SPLIT_QKV, /* Falcon: groups of (queries…, key, value) to all queries, all keys, all values */
 };
 
+enum { CONV_NAME = 96 }; /* bytes of a tensor's name in the new file */
+
 struct conv_tensor {
-    char name[96];
+    char name[CONV_NAME];
     int n_dims;
     uint64_t ne[4]; /* ne[0] is the row length */
     enum dtype type;
@@ -59,6 +62,19 @@ uint64_t conv_source_row(const struct conv_tensor *t, uint64_t r);
  * or F16. */
 enum dtype conv_pick_type(const char *name, int n_dims, const uint64_t *ne, enum dtype want,
                           bool tied_output);
+
+/* What a model's tensors depend on. */
+struct conv_expect {
+    const struct arch *arch;
+    uint32_t layers;
+    bool tied;     /* no output matrix */
+    bool qkv_bias; /* q, k and v have biases in every model of the family */
+    bool one_qkv;  /* q, k and v are one matrix */
+};
+/* Writes the name of the first tensor that such a model needs and the list does not have, "" when it has all.
+ * 0 or ERR_NOMEM. */
+int conv_find_missing(const struct conv_list *l, const struct conv_expect *x, char missing[CONV_NAME],
+                      struct err *e);
 
 /* Fills list and metadata from an opened checkpoint. `want`: target type; `activation`: NULL or an override
  * to record. */

@@ -10,6 +10,7 @@
 #include "base/json_text.h"
 #include "base/log.h"
 #include "engine/activation.h"
+#include "engine/arch/arch.h"
 #include "engine/convert_tok.h"
 #include "io/gguf.h"
 #include "io/safetensors.h"
@@ -441,6 +442,41 @@ static int add_tensor(struct hf *h, const struct st_tensor *st, enum dtype want,
     return 0;
 }
 
+/* A tensor's name in the new file as the checkpoint has it: where several lead there, the first. */
+static void source_name(const struct hf *h, const char *name, char *out, size_t cap)
+{
+    const char *suffix = strrchr(name, '.');
+    for (const struct rename *r = h->family->names; r->from; r++) {
+        uint32_t layer = 0;
+        if (!match(r->to, name, (size_t)(suffix - name), &layer)) continue;
+        const char *hash = strchr(r->from, '#');
+        if (hash)
+            snprintf(out, cap, "%.*s%u%s%s", (int)(hash - r->from), r->from, layer, hash + 1, suffix);
+        else
+            snprintf(out, cap, "%s%s", r->from, suffix);
+        return;
+    }
+    snprintf(out, cap, "%s", name);
+}
+
+static int check_complete(const struct hf *h, const struct conv_list *l, struct err *e)
+{
+    char missing[CONV_NAME], name[2 * CONV_NAME];
+    const char *arch = h->family->arch;
+    const struct conv_expect x = {.arch = arch_find(arch, strlen(arch)),
+                                  .layers = h->layers,
+                                  .tied = h->tied,
+                                  .qkv_bias = strcmp(h->family->model_type, "qwen2") == 0,
+                                  .one_qkv = h->family->names == falcon_names};
+    int rc = conv_find_missing(l, &x, missing, e);
+    if (rc || !*missing) return rc;
+    source_name(h, missing, name, sizeof name);
+    return err_set(
+        e, ERR_FORMAT,
+        "'%s' has no tensor '%s': expected it in a '%s' model of %u layers (is the checkpoint complete?)",
+        h->dir, name, h->family->model_type, h->layers);
+}
+
 /* llama3's rope scaling as per-pair frequency divisors: the tensor rope_freqs.weight (Llama 3.1 release,
  * "apply_scaling"). */
 static int add_rope_freqs(struct hf *h, struct conv_list *l, struct err *e)
@@ -559,10 +595,6 @@ int convert_hf_plan(const char *dir, const struct safetensors *st, enum dtype wa
     rc = read_shape(&h, e);
     /* Families differ in what a missing key means; the checkpoint does not. */
     h.tied = get_flag(&h, "tie_word_embeddings", !safetensors_find(st, "lm_head.weight"));
-    if (rc == 0 && !h.tied && !safetensors_find(st, "lm_head.weight"))
-        rc = err_set(e, ERR_FORMAT,
-                     "'%s' has no tensor 'lm_head.weight', and config.json says tie_word_embeddings false",
-                     dir);
     const char *name = rc ? NULL : get_text(&h, "_name_or_path");
     if (!name || !*name) {
         const char *slash = strrchr(dir, '/');
@@ -579,9 +611,7 @@ int convert_hf_plan(const char *dir, const struct safetensors *st, enum dtype wa
     rc = rc ? rc : add_rope_freqs(&h, l, e);
     for (size_t i = 0; i < l->n; i++)
         if (strcmp(l->t[i].name, "token_embd.weight") == 0) embedding_rows = l->t[i].ne[1];
-    if (rc == 0 && embedding_rows == 0)
-        rc = err_set(e, ERR_FORMAT, "'%s' has no token embedding among its %lld tensors", dir,
-                     (long long)safetensors_n(st));
+    rc = rc ? rc : check_complete(&h, l, e);
     if (rc == 0 && embedding_rows != h.vocab)
         rc = err_set(e, ERR_FORMAT, "%s/config.json: vocab_size is %u, but the token embedding has %llu rows",
                      dir, h.vocab, (unsigned long long)embedding_rows);
