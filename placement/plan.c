@@ -66,6 +66,11 @@ static struct cost_settings cost_settings(const struct plan_settings *s, uint32_
                                   .estimate = estimate};
 }
 
+struct cost_settings plan_cost_settings(const struct plan *p)
+{
+    return cost_settings(&p->settings, p->settings.position, COST_MEDIAN);
+}
+
 /* ---- Searching ---- */
 
 enum { PAIRS = 60 };

@@ -67,6 +67,9 @@ int plan_solve(struct plan **out, const struct plan_model *m, const struct machi
                const struct plan_settings *s, struct err *e);
 void plan_destroy(struct plan **p);
 
+/* What its times were computed with: for cost_make. */
+struct cost_settings plan_cost_settings(const struct plan *p);
+
 /* Neurons of a layer's part: [0, *gpu) on the GPU, [*gpu, *ram) in RAM, [*ram, neurons) on disk, hot to cold.
  */
 void plan_range(const struct plan *p, uint32_t layer, enum plan_part part, uint32_t *gpu, uint32_t *ram);
