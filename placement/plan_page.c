@@ -46,7 +46,8 @@ static void cards(const struct plan_page *x, struct strbuf *b)
     html_cards_begin(b);
     html_card(b, "Verdict", p->degraded ? "fits, slower than it could" : "fits",
               p->degraded ? p->degraded_why : NULL);
-    snprintf(value, sizeof value, "%.3g tokens/s", 1 / p->time.token);
+    double speed = 1 / p->time.token;
+    snprintf(value, sizeof value, speed < 100 ? "%.3g tokens/s" : "%.0f tokens/s", speed);
     snprintf(note, sizeof note, "%s a token (%s", duration(p->time.token, t, sizeof t),
              duration(p->time.low, u, sizeof u));
     snprintf(note + strlen(note), sizeof note - strlen(note),

@@ -175,7 +175,8 @@ static void account(struct replay *r, uint32_t entry, uint32_t token, const stru
     if (token < r->warm) return;
     add_time(&s->layer[entry].mean, &t);
     count_limits(s, &t);
-    s->bytes[place->attention] += (double)l->attention_bytes;
+    bool embedding = entry > r->m->layers; /* of which one row is read */
+    s->bytes[place->attention] += (double)l->attention_bytes / (embedding ? r->m->vocab : 1);
     for (int p = 0; p < PLAN_PARTS; p++)
         for (int tier = 0; tier < PLAN_TIERS; tier++)
             s->bytes[tier] += load->read[p][tier] * (double)l->part[p].bytes;

@@ -176,7 +176,8 @@ static void disk_and_cache(void **state)
             fail_msg("step %d: hits %g, dull %g", step, sim->hits, had / asked);
         double bytes = (asked - had) / sim->tokens * (double)m->layer[0].row[PLAN_UPDOWN];
         for (uint32_t i = 0; i < m->layers + 2; i++)
-            if (p->place[i].attention == PLAN_DISK) bytes += (double)c.layer[i].attention_bytes;
+            if (p->place[i].attention == PLAN_DISK)
+                bytes += (double)c.layer[i].attention_bytes / (i == m->layers + 1 ? m->vocab : 1);
         for (uint32_t i = 0; i < m->layers; i++) { /* gates are read whole */
             uint32_t gpu, ram;
             plan_range(p, i, PLAN_GATE, &gpu, &ram);
