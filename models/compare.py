@@ -36,7 +36,7 @@ from export import write_gguf
 from load import open_model, open_tokenizer
 from train import train
 
-EVAL, PROFILE, RECIPE = "calor eval", "calor profile", "recipe"
+EVAL, PROFILE, RECIPE = "eval", "profile", "recipe"
 
 
 def mean(x: list[float]) -> float:
