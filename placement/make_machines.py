@@ -69,8 +69,8 @@ SCATTERED = [(1024, .46), (2048, .63), (4096, .73), (8192, .79), (16384, .87)]
 # Weights in the cache, GB/s of weights (gemm: GOP/s) per core: `calor probe` with the avx2 kernels on a Zen 4 server core (KVM,
 # AVX-512 left unused, as desktops since 2021 mostly lack it); the 90th percentile, because others shared that machine.
 KERNELS = {
-    "Q4_0": (26, 25, 8.6, 133), "Q4_K": (25, 24, 6.2, 82), "Q5_K": (15, 21, 3.9, 79), "Q6_K": (21, 21, 4.2, 112),
-    "Q8_0": (20, 32, 19, 71), "F16": (28, 60, 20, 71), "BF16": (27, 53, 43, 62), "F32": (76, 56, 65, 67),
+    "Q4_0": (26, 26, 8.6, 133), "Q4_K": (25, 25, 6.2, 129), "Q5_K": (21, 22, 3.9, 130), "Q6_K": (22, 21, 5.8, 134),
+    "Q8_0": (36, 33, 19, 128), "F16": (66, 60, 22, 131), "BF16": (29, 54, 44, 132), "F32": (80, 58, 65, 74),
 }
 
 

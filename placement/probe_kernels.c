@@ -19,10 +19,14 @@ enum {
         256 << 10, /* bytes a thread: inside the second cache of every processor of the last ten years */
     TOKENS = 256,  /* of the prompt's product: beyond mv_tokens, within the last cache */
     GEMM_ROWS = 128,
+    SAMPLES_LEAST = 3, /* a round */
+    ROUNDS = 5,
 };
 /* A list's share of the rows: what fires in a model of 88 % sparsity, and so the runs of neighbours. */
 static const double SHARE = 0.12;
 
+/* Everything is measured in rounds, because what disturbs a machine (other guests of its host, its clocks)
+ * comes and goes in seconds: it is to show as spread, not as one kernel being slower than another. */
 enum what { MATVEC, LISTED, DOWN, GEMM, WHATS };
 
 /* The memory of one thread, and what it is to do. */
@@ -72,10 +76,10 @@ static void work(struct team_member *me, void *arg)
         }
 }
 
-/* Samples of `unit`s a second and thread, each long enough for the clock. */
-static int sample(struct probe *p, struct job *j, double unit, double seconds, struct machine_figure *out)
+/* More samples of `unit`s a second and thread, each long enough for the clock. */
+static void sample(struct probe *p, struct job *j, double unit, double seconds, struct probe_samples *s)
 {
-    struct probe_samples s = {0};
+    uint32_t least = s->n + SAMPLES_LEAST;
     j->repeats = 1;
     double once = 0;
     for (;;) { /* warms the cache, and finds how often 300 µs need */
@@ -89,10 +93,8 @@ static int sample(struct probe *p, struct job *j, double unit, double seconds, s
     do {
         uint64_t begin = clock_ns();
         team_run(p->team, work, j);
-        probe_add(&s, unit * (double)j->repeats / clock_since(begin));
-    } while (s.n < 9 || (clock_since(start) < seconds && s.n < PROBE_SAMPLES));
-    *out = probe_figure(&s);
-    return 0;
+        probe_add(s, unit * (double)j->repeats / clock_since(begin));
+    } while (s->n < PROBE_SAMPLES && (s->n < least || clock_since(start) < seconds));
 }
 
 /* Weights as a model has them: Gaussian, scaled like a row of N. */
@@ -120,12 +122,12 @@ static void make_list(struct own *o, int64_t rows, double share)
 
 /* Down of this type on one block of neurons; the bytes counted are the type's own (rows of N values), so that
  * a layout that reads more for its planes shows as slower, and costs are bytes of the file over this rate. */
-static int one_down(struct probe *p, const struct kern_ops *ops, enum dtype type, struct job *j, int threads,
-                    double seconds, struct machine_kernel *k)
+static void one_down(struct probe *p, const struct kern_ops *ops, enum dtype type, struct job *j, int threads,
+                     double seconds, struct probe_samples *s)
 {
     bool split = kern_can_split(type);
     j->down = split ? ops->down_split[type] : ops->down_row[type];
-    if (!j->down) return 0;
+    if (!j->down) return;
     size_t own = j->down->neuron_bytes(N), supers = 0;
     j->groups_bytes = 0;
     j->rows = (struct kern_down_rows){.stride = own};
@@ -146,15 +148,13 @@ static int one_down(struct probe *p, const struct kern_ops *ops, enum dtype type
         make_list(o, KERN_BLOCK, SHARE);
     }
     j->what = DOWN;
-    return sample(p, j, (double)j->own[0].listed * (double)j->row_bytes, seconds, &k->down);
+    sample(p, j, (double)j->own[0].listed * (double)j->row_bytes, seconds, s);
 }
 
 static int one_type(struct probe *p, const struct kern_ops *ops, enum dtype type, struct job *j, int threads,
-                    float *x, void *xp, double seconds)
+                    float *x, void *xp, double seconds, struct probe_samples s[WHATS])
 {
-    struct machine_kernel *k = &p->m->kernel[p->m->n_kernels];
     uint64_t row_bytes;
-    *k = (struct machine_kernel){.type = type};
     dtype_row_bytes((uint32_t)type, N, &row_bytes);
     j->row_bytes = (size_t)row_bytes;
     int64_t rows = (int64_t)(WEIGHTS / row_bytes) / 8 * 8;
@@ -169,16 +169,15 @@ static int one_type(struct probe *p, const struct kern_ops *ops, enum dtype type
     j->mat->x_pack(xp, x, N, N, 1, 0, 1);
     j->what = MATVEC;
     j->n_rows = rows;
-    if ((rc = sample(p, j, (double)rows * (double)row_bytes, seconds / 4, &k->matvec))) return rc;
+    sample(p, j, (double)rows * (double)row_bytes, seconds / WHATS, &s[MATVEC]);
     j->what = LISTED;
-    if ((rc = sample(p, j, (double)j->own[0].listed * (double)row_bytes, seconds / 4, &k->listed))) return rc;
+    sample(p, j, (double)j->own[0].listed * (double)row_bytes, seconds / WHATS, &s[LISTED]);
     j->mat = TOKENS > ops->mv_tokens ? ops->mm[type] : ops->mv[type];
     j->mat->x_pack(xp, x, N, N, TOKENS, 0, TOKENS);
     j->what = GEMM;
     j->n_rows = GEMM_ROWS;
-    if ((rc = sample(p, j, 2.0 * GEMM_ROWS * N * TOKENS, seconds / 4, &k->gemm))) return rc;
-    if ((rc = one_down(p, ops, type, j, threads, seconds / 4, k))) return rc;
-    p->m->n_kernels++;
+    sample(p, j, 2.0 * GEMM_ROWS * N * TOKENS, seconds / WHATS, &s[GEMM]);
+    one_down(p, ops, type, j, threads, seconds / WHATS, &s[DOWN]);
     return 0;
 }
 
@@ -209,7 +208,8 @@ int probe_kernels(struct probe *p, const struct kern_ops *ops, double seconds)
     unsigned char *mem = probe_memory(p, total), *at = mem;
     j.own = calloc((size_t)threads, sizeof *j.own);
     j.group_of = calloc(KERN_BLOCK, sizeof *j.group_of);
-    if (!mem || !j.own || !j.group_of) {
+    struct probe_samples(*samples)[WHATS] = calloc(TYPES, sizeof *samples);
+    if (!mem || !j.own || !j.group_of || !samples) {
         rc = err_set(p->e, ERR_NOMEM, "no memory to measure the kernels with");
         goto out;
     }
@@ -229,23 +229,30 @@ int probe_kernels(struct probe *p, const struct kern_ops *ops, double seconds)
     rng_init(&r, 5);
     for (int64_t i = 0; i < (int64_t)N * TOKENS; i++) x[i] = (float)rng_normal(&r);
     for (int i = 0; i < KERN_BLOCK; i++) h[i] = (float)rng_normal(&r);
-    p->m->n_kernels = 0;
-    for (int i = 0; i < TYPES; i++) {
+    const int rounds = p->s->quick ? 2 : ROUNDS;
+    for (int i = 0; i < rounds * TYPES; i++) {
         char what[32];
-        snprintf(what, sizeof what, "kernels %s", dtype_name((uint32_t)types[i]));
-        if ((rc = probe_tell(p, what, (double)i / TYPES)) ||
-            (rc = one_type(p, ops, types[i], &j, threads, x, xp, seconds / TYPES)))
+        int t = i % TYPES;
+        snprintf(what, sizeof what, "kernels %s", dtype_name((uint32_t)types[t]));
+        if ((rc = probe_tell(p, what, (double)i / (rounds * TYPES))) ||
+            (rc = one_type(p, ops, types[t], &j, threads, x, xp, seconds / (rounds * TYPES), samples[t])))
             goto out;
     }
+    p->m->n_kernels = TYPES;
+    for (int t = 0; t < TYPES; t++)
+        p->m->kernel[t] = (struct machine_kernel){
+            types[t], probe_figure(&samples[t][MATVEC]), probe_figure(&samples[t][LISTED]),
+            probe_figure(&samples[t][DOWN]), probe_figure(&samples[t][GEMM])};
     machine_add_note(
         p->m, "kernels",
         "%s kernels, all %d threads at once, each on weights in its own cache, rows of %d values; "
         "bytes of weights (gemm: operations, %d tokens) per second and core; listed: half of the rows; "
         "down: %.0f %% of a block's neurons, counted as rows of the type; median, 10th and 90th "
-        "percentile of runs of at least 0.3 ms",
-        ops->name, threads, N, TOKENS, SHARE * 100);
+        "percentile of runs of at least 0.3 ms, in %d rounds",
+        ops->name, threads, N, TOKENS, SHARE * 100, rounds);
 out:
     if (mem) munmap(mem, total);
+    free(samples);
     free(j.own);
     free(j.group_of);
     return rc;

@@ -136,8 +136,8 @@ static int kernels(struct probe *p, double seconds)
 static int measure(struct probe *p)
 {
     static const struct part parts[] = {
-        {probe_stream, 8, 1.6}, {probe_scattered, 6, 1.4}, {probe_barrier, 0.5, 0.2},
-        {kernels, 14, 3},       {probe_unzstd, 1.5, 0.4},  {probe_disk, 18, 2.6},
+        {probe_stream, 6, 1.6}, {probe_scattered, 5, 1.4}, {probe_barrier, 0.4, 0.2},
+        {kernels, 12, 3},       {probe_unzstd, 1, 0.4},    {probe_disk, 13, 2.6},
     };
     const int n = sizeof parts / sizeof *parts;
     double total = 0;
