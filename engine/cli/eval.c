@@ -229,7 +229,7 @@ static int open_reference(struct eval *v)
         return status == CLI_OK ? open_session(&v->ref, v->ref_model, &o, (uint32_t)v->batch) : status;
     }
     if (npy_open(&v->ref_file, v->against, &e) < 0) {
-        err_prefix(&e, e.code, "--against takes a mode (dense, dense-fast, exact), cpu:TIER or a .npy file");
+        err_prefix(&e, e.code, "--against takes a mode (dense, exact …), cpu:TIER or a .npy file");
         return cli_fail(&e);
     }
     return check_reference(v);
@@ -352,7 +352,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
          8192},
         OPEN_OPTIONS(&v.open),
         {0, "against", CLI_STR, &v.against, "REF",
-         "compare with a mode (dense, dense-fast, exact), with cpu:TIER (dense on it; cpu:ref is without "
+         "compare with a mode (dense, exact …), with cpu:TIER (dense on it; cpu:ref is without "
          "rounding), or with logits "
          "FILE.npy"},
         {0, "logits", CLI_STR, &v.logits_path, "FILE.npy", "write the logits of every position, float32"},

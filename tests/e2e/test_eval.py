@@ -1,6 +1,7 @@
 """calor eval: perplexities of a real model and its quantised files, logits in .npy, distances between ways of computing."""
 import array
 import json
+import math
 
 import tap
 
@@ -52,6 +53,29 @@ for name in ("stories260K-f16.gguf", "stories260K-ffn256-q8_0.gguf", "stories260
               j["against"] == "cpu:ref", j)
 j = evaluate("stories260K.gguf", "-f", short, "-c", "64", "--against", "dense")
 tap.check("dense-fast against dense", 0 <= j.get("kld_mean", 1) < 1e-5, j)
+
+# All figures from their definitions, from the logits of two models.
+ids = [int(i) for i in tap.run("tokenize", model, "-f", short, "--bos").stdout.split()]
+pair, rows, kept = ("stories260K.gguf", "stories260K-ffn256-q4_k_m.gguf"), {}, {}
+for name in pair:
+    kept[name] = tap.temp() / (name + ".npy")
+    evaluate(name, "-f", short, "-c", "64", "--logits", kept[name])
+    data = kept[name].read_bytes()
+    v = array.array("f", data[10 + int.from_bytes(data[8:10], "little"):])
+    rows[name] = [v[i:i + 512] for i in range(0, len(v), 512)]
+kld, nll, same_top, worst = [], 0.0, 0, 0.0
+for w in range(len(rows[pair[0]]) // 64):
+    for i in range(64 * w + 32, 64 * w + 63):
+        lp, lq = ([x - m - math.log(sum(math.exp(y - m) for y in row)) for x in row] for row, m in ((rows[k][i], max(rows[k][i])) for k in pair))
+        kld.append(sum(math.exp(a) * (a - b) for a, b in zip(lp, lq)))
+        nll -= lq[ids[i + 1]]
+        same_top += lp.index(max(lp)) == lq.index(max(lq))
+        worst = max(worst, max(abs(a - b) for a, b in zip(rows[pair[0]][i], rows[pair[1]][i])))
+j = evaluate(pair[1], "-f", short, "-c", "64", "--against", kept[pair[0]])
+n = len(kld)
+want = {"tokens": n, "perplexity": math.exp(nll / n), "kld_mean": sum(kld) / n, "kld_p99": sorted(kld)[int(0.99 * (n - 1) + 0.5)], "same_top": same_top / n, "max_abs_diff": worst}
+tap.check("perplexity, KLD, same top and largest difference are those of plain Python", same_top < n and
+          all(abs(j.get(k, 0) - x) <= 1e-5 * abs(x) + 1e-9 for k, x in want.items()), (want, j))
 
 oracle = json.loads(tap.shared("models", "stories260K.oracle.json").read_text())
 prompt = tap.temp() / "prompt.txt"
