@@ -80,9 +80,9 @@ typedef struct {
     enum calor_layout layout;
     int planes; /* 1, with a layout by neuron: gates of F16, BF16 and Q8_0 lie in a coarse and a fine plane,
                    so that most neurons are proved off by half of the bytes */
-    const char
-        *profile; /* a file of `calor profile` for this model, or NULL: gives CALOR_THRESHOLD its epsilons
-                   */
+    /* A file of `calor profile` for this model, or NULL: with a layout by neuron, neurons lie from hot to
+     * cold, and CALOR_THRESHOLD has its epsilons. */
+    const char *profile;
     double cett; /* with a profile: epsilons for this CETT; 0: those it was made with (calor profile --cett or
                     --ppl) */
     const char *predictor; /* for CALOR_PREDICT: a file that `calor predictor` has trained on this model */

@@ -62,13 +62,15 @@ static void hidden(const struct pass *p, struct team_member *t, const struct lay
     const struct activation *act = p->s->tried ? p->s->tried : &m->act;
     while (product_next(p, t, parts, 1, T, &r)) {
         int64_t n = r.end - r.begin;
-        float *h = p->s->h + r.begin;
+        float *h = (l->by.order ? p->s->h_places : p->s->h) + r.begin;
         gate_rows(p, t, l, &parts[n_parts - 1], &r, T, h, f);
         if (n_parts == 2) product_rows(p, t, &parts[0], r.begin, r.end, T, tile, n);
         for (int64_t i = 0; i < T; i++)
             m->ops->act(h + i * f, h + i * f, n_parts == 2 ? tile + i * n : NULL, n, act->kind, act->param);
         if (l->by.kind)
             for (int64_t i = 0; i < T; i++) sift(p, t, l, h + i * f, r.begin, n);
+        for (int64_t i = 0; i < T && l->by.order; i++)
+            neurons_to_file(&l->by, p->s->h + i * f, p->s->h_places + i * f, r.begin, r.end);
     }
     team_barrier(t);
 }

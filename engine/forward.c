@@ -109,7 +109,7 @@ int forward_run(struct pass *p)
 struct need {
     size_t shared, own, scratch; /* bytes: prepared inputs of a batch, of a few tokens; kernels' scratch */
     int64_t rows;                /* of a matrix that its kernels like to take at once */
-    bool by_neuron;
+    bool by_neuron, ordered;
     size_t rank;       /* of the widest predictor */
     size_t panel;      /* bytes of rows of down put together again */
     int64_t row_group; /* most rows that a kernel for many tokens likes to take at once */
@@ -170,6 +170,7 @@ static void lay_out(struct calor_session *s, const struct need *need, int thread
     s->v = take(s, B * nkv * f4);
     s->attn = take(s, B * nq * f4);
     s->h = take(s, B * hp->ffn * f4);
+    s->h_places = need->ordered ? take(s, B * hp->ffn * f4) : NULL;
     s->cs = take(s, B * hp->rot * f4);
     s->xp = take(s, need->shared);
     s->logits = take(s, hp->vocab * f4);
@@ -211,6 +212,7 @@ int forward_plan(struct calor_session *s, struct err *e)
         if (l->by.kind) {
             int64_t few = s->batch < NEURON_TOKENS ? s->batch : NEURON_TOKENS;
             need.by_neuron = true;
+            need.ordered |= l->by.order != NULL;
             need.own = more(need.own, ffn_neurons_input_bytes(l, few));
             need.scratch = more(need.scratch, l->by.kind->scratch_bytes(m->hp.width));
             need.panel = more(need.panel, NEURON_PANEL * l->down.row_bytes + 64);

@@ -45,7 +45,7 @@ static int take_epsilons(struct calor_model *m, const struct profile *p, double 
     return 0;
 }
 
-int heat_take(struct calor_model *m, const char *path, double cett, struct err *e)
+int heat_take(struct calor_model *m, const char *path, double cett, bool order, struct err *e)
 {
     struct profile *p;
     if (!(cett >= 0.0) || isinf(cett))
@@ -53,6 +53,8 @@ int heat_take(struct calor_model *m, const char *path, double cett, struct err *
     int rc = profile_open(&p, path, e);
     if (rc == 0) rc = check(m, p, path, e);
     if (rc == 0) rc = take_epsilons(m, p, cett, e);
+    for (uint32_t i = 0; rc == 0 && order && i < m->hp.layers; i++)
+        rc = neurons_set_order(m, i, profile_order(p, i), e);
     profile_close(&p);
     return rc;
 }

@@ -293,6 +293,8 @@ static int check(struct measure *x)
     if (calibration == 0) return err_set(x->e, ERR_ARG, "the text to profile on has no tokens");
     if (!m->layers[0].by.kind)
         return err_set(x->e, ERR_STATE, "profiling needs a model opened with CALOR_LAYOUT_NEURON");
+    if (m->layers[0].by.order)
+        return err_set(x->e, ERR_STATE, "profiling needs a model opened without a profile");
     x->skip = tok_add_bos(m->tok) && tok_bos(m->tok) >= 0;
     x->window = x->s->window ? x->s->window : m->hp.context < 512 ? m->hp.context : 512;
     if (x->window < 2 * BATCH_LEAST)

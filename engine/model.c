@@ -167,7 +167,7 @@ int calor_model_open(calor_model **out, const char *path, const calor_model_sett
     }
     if (weights_bind(m, s, &e) < 0) goto fail;
     if (make_frequencies(m, &e) < 0) goto fail;
-    if (s->profile && heat_take(m, s->profile, s->cett, &e) < 0) goto fail;
+    if (s->profile && heat_take(m, s->profile, s->cett, by_neuron(m, s), &e) < 0) goto fail;
     if (by_neuron(m, s) && neurons_lay_out(m, s->planes != 0, s->progress, s->progress_arg, &e) < 0)
         goto fail;
     if ((s->predictor || s->own_predictor) && predicting_bind(m, s->predictor, &e) < 0) goto fail;

@@ -31,7 +31,8 @@ enum turning {
 
 struct job {
     struct calor_model *m;
-    const struct mat *gate; /* to be taken apart into planes, or NULL */
+    const struct mat *gate; /* to be taken apart into planes, or copied into order; or NULL */
+    uint8_t *rows;          /* where it is copied, row_bytes apart; NULL: into planes */
     struct layer *l;
     enum turning how;
     uint8_t *bundle;
@@ -60,6 +61,18 @@ static size_t float_bytes(enum dtype t)
     return t == DT_F32 ? 4 : 2;
 }
 
+/* The place of a neuron of the file. */
+static int64_t place_of(const struct job *j, int64_t i)
+{
+    return j->l->by.place_of ? j->l->by.place_of[i] : i;
+}
+
+/* The file's neuron at a place. */
+static int64_t neuron_at(const struct job *j, int64_t i)
+{
+    return j->l->by.order ? j->l->by.order[i] : i;
+}
+
 /* Values [c0, c1) × all neurons of a float matrix [d][f] into the neurons' rows. */
 static void turn_floats(const struct job *j, int64_t c0, int64_t c1, size_t size)
 {
@@ -68,7 +81,7 @@ static void turn_floats(const struct job *j, int64_t c0, int64_t c1, size_t size
         for (int64_t c = c0; c < c1; c++) {
             const uint8_t *src = j->down + (size_t)c * j->l->down.row_bytes + (size_t)i0 * size;
             for (int64_t i = i0; i < i0 + 16 && i < f; i++, src += size)
-                memcpy(j->dst.rows + (size_t)i * j->stride + (size_t)c * size, src, size);
+                memcpy(j->dst.rows + (size_t)place_of(j, i) * j->stride + (size_t)c * size, src, size);
         }
 }
 
@@ -83,7 +96,7 @@ static void turn_decoded(struct job *j, int ith, int64_t c0, int64_t c1)
         j->m->ops->decode(j->l->down.type, row, j->down + (size_t)c * j->l->down.row_bytes, f);
         r = kern_encode(DT_F16, half, row, f, &j->errs[ith]);
         for (int64_t i = 0; i < f && r == 0; i++)
-            memcpy(j->dst.rows + (size_t)i * j->stride + (size_t)c * 2, half + i, 2);
+            memcpy(j->dst.rows + (size_t)place_of(j, i) * j->stride + (size_t)c * 2, half + i, 2);
     }
     free(row);
     free(half);
@@ -103,8 +116,12 @@ static void lay_out_part(struct team_member *t, void *arg)
         if (atomic_load_explicit(&j->stop, memory_order_relaxed)) return;
         if (k >= tiles + copies) {
             int64_t i0 = (k - tiles - copies) * TILE, i1 = i0 + TILE < f ? i0 + TILE : f;
-            kern_planes_split(j->gate->type, &l->by.planes, j->gate->data, j->gate->row_bytes, d, i0, i1,
-                              NULL, &j->errs[t->ith]);
+            for (int64_t i = i0; i < i1 && j->rows; i++)
+                memcpy(j->rows + (size_t)i * j->gate->row_bytes,
+                       j->gate->data + (size_t)neuron_at(j, i) * j->gate->row_bytes, j->gate->row_bytes);
+            if (!j->rows)
+                kern_planes_split(j->gate->type, &l->by.planes, j->gate->data, j->gate->row_bytes, d, i0, i1,
+                                  l->by.place_of, &j->errs[t->ith]);
             continue;
         }
         if (k < tiles) {
@@ -119,9 +136,10 @@ static void lay_out_part(struct team_member *t, void *arg)
         int64_t i0 = (k - tiles) * TILE, i1 = i0 + TILE < f ? i0 + TILE : f;
         for (int64_t i = i0; i < i1; i++) {
             uint8_t *to = j->bundle + (size_t)i * j->stride;
-            if (j->up_bytes) memcpy(to, j->up + (size_t)i * l->up.row_bytes, l->up.row_bytes);
+            size_t from = (size_t)neuron_at(j, i);
+            if (j->up_bytes) memcpy(to, j->up + from * l->up.row_bytes, l->up.row_bytes);
             if (j->how == TURN_COPY)
-                memcpy(to + j->up_bytes, j->down + (size_t)i * l->down.row_bytes, l->down.row_bytes);
+                memcpy(to + j->up_bytes, j->down + from * l->down.row_bytes, l->down.row_bytes);
         }
     }
 }
@@ -180,6 +198,25 @@ static int make_planes(struct job *j, struct err *e)
     return 0;
 }
 
+/* Room for the gate's rows in the layer's order. */
+static int make_rows(struct job *j, struct err *e)
+{
+    j->gate = neurons_gate(j->l);
+    j->rows = allocate(j->m, (size_t)j->gate->rows * j->gate->row_bytes + 64);
+    return j->rows ? 0 : err_set(e, ERR_NOMEM, "no memory for a layer's gate from hot to cold");
+}
+
+/* A bias of neurons into the layer's order. */
+static int order_bias(const struct job *j, const float **bias, struct err *e)
+{
+    if (!*bias || !j->l->by.order) return 0;
+    float *own = model_alloc(j->m, j->m->hp.ffn * sizeof *own);
+    if (!own) return err_set(e, ERR_NOMEM, "no memory for a layer's biases from hot to cold");
+    for (int64_t i = 0; i < j->m->hp.ffn; i++) own[i] = (*bias)[neuron_at(j, i)];
+    *bias = own;
+    return 0;
+}
+
 static int lay_out_layer(struct job *j, struct err *e)
 {
     struct calor_model *m = j->m;
@@ -214,12 +251,16 @@ static int lay_out_layer(struct job *j, struct err *e)
     j->dst = (struct kern_split_dst){.rows = j->bundle + j->up_bytes,
                                      .groups = planes,
                                      .supers = supers ? planes + groups : NULL,
-                                     .stride = j->stride};
-    for (int64_t i = 0; group_of && i < f; i++) group_of[i] = (uint16_t)(i / kind->group);
+                                     .stride = j->stride,
+                                     .at = by->place_of};
+    for (int64_t i = 0; group_of && i < f; i++) group_of[i] = (uint16_t)(neuron_at(j, i) / kind->group);
     j->up = l->up.data;
     j->down = l->down.data;
     j->gate = NULL;
-    int r = j->planes ? make_planes(j, e) : 0;
+    j->rows = NULL;
+    int r = j->planes ? make_planes(j, e) : by->order ? make_rows(j, e) : 0;
+    if (r == 0) r = order_bias(j, &l->gate_b, e);
+    if (r == 0) r = order_bias(j, &l->up_b, e);
     if (r < 0) return r;
     team_run(m->team, lay_out_part, j);
     for (int i = 0; i < team_size(m->team); i++)
@@ -229,7 +270,7 @@ static int lay_out_layer(struct job *j, struct err *e)
         }
     if (j->gate) {
         release(m, j->gate);
-        neurons_gate(l)->data = NULL;
+        neurons_gate(l)->data = j->rows;
     }
     release(m, &l->down);
     if (gated) {
@@ -253,6 +294,33 @@ static int lay_out_layer(struct job *j, struct err *e)
     l->down = (struct mat){
         .row_bytes = row_bytes, .rows = d, .n = f, .type = panel, .mv = ops->mv[panel], .mm = ops->mm[panel]};
     l->down_by_neuron = false;
+    return 0;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+int neurons_set_order(struct calor_model *m, uint32_t layer, const uint32_t *order, struct err *e)
+{
+    uint32_t f = m->hp.ffn;
+    uint32_t *own = model_alloc(m, f * sizeof *own), *place = model_alloc(m, f * sizeof *place);
+    if (!own || !place) return err_set(e, ERR_NOMEM, "no memory for the order of %u neurons", f);
+    memset(place, 0xff, f * sizeof *place);
+    for (uint32_t i = 0; i < f; i++) {
+        if (order[i] >= f || place[order[i]] != UINT32_MAX)
+            return err_set(e, ERR_STALE, "the order of layer %u has neuron %u at place %u: %s", layer,
+                           order[i], i, order[i] >= f ? "there are fewer" : "it had it before");
+        place[order[i]] = i;
+    }
+    memcpy(own, order, f * sizeof *own);
+    for (uint32_t i = 0; i < f; i += KERN_BLOCK)
+        qsort(own + i, f - i < KERN_BLOCK ? f - i : KERN_BLOCK, sizeof *own, by_number);
+    for (uint32_t i = 0; i < f; i++) place[own[i]] = i;
+    m->layers[layer].by.order = own;
+    m->layers[layer].by.place_of = place;
     return 0;
 }
 
@@ -368,7 +436,7 @@ void neurons_panel(const struct calor_model *m, uint32_t layer, int64_t c0, int6
     const struct neurons *by = &l->by;
     int64_t f = m->hp.ffn;
     if (by->kind->group) {
-        kern_unsplit(by->type, dst, l->down.row_bytes, &by->down, NULL, m->hp.width, f, c0, c1, NULL);
+        kern_unsplit(by->type, dst, l->down.row_bytes, &by->down, by->place_of, m->hp.width, f, c0, c1, NULL);
         return;
     }
     const struct dtype_info *info = dtype_info((uint32_t)by->type);
@@ -381,7 +449,8 @@ void neurons_panel(const struct calor_model *m, uint32_t layer, int64_t c0, int6
             m->ops->decode(by->type, values, src, c1 - c0);
             src = (const uint8_t *)values;
         }
+        size_t column = by->order ? by->order[i] : (size_t)i;
         for (int64_t c = 0; c < c1 - c0; c++, src += size)
-            memcpy(dst + (size_t)c * l->down.row_bytes + (size_t)i * size, src, size);
+            memcpy(dst + (size_t)c * l->down.row_bytes + column * size, src, size);
     }
 }

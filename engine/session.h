@@ -57,7 +57,8 @@ struct calor_session {
     float *x, *x2; /* the residual stream; x2 takes its place after a layer of parallel branches */
     float *norm;   /* normed inputs */
     float *q, *k, *v, *attn;
-    float *h; /* FFN activations; of few tokens by neuron: the gates of listed neurons, by unit */
+    float *h;        /* FFN activations; of few tokens by neuron: the gates of listed neurons, by unit */
+    float *h_places; /* of many tokens: h before it goes back into the file's order; NULL where it is in it */
     /* Of few tokens by neuron: the listed neurons of each unit (places in their block) and how many they are,
      * and what each block of neurons adds to the output, `added` where it is anything. */
     uint16_t *list, *listed;

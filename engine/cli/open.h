@@ -63,9 +63,12 @@ json_t *open_ffn_json(const calor_session *s, uint32_t layers);
          "NAME",                                                                                             \
          "rules neurons out before their gate is computed: none (default), plane (F16, BF16, Q8_0)",         \
          .choices = open_screens},                                                                           \
-        {0,       "profile",                                                                                 \
-         CLI_STR, &(o)->profile,                                                                             \
-         "FILE",  "the model's profile (calor profile): for --mode threshold"},                              \
+        {0,                                                                                                  \
+         "profile",                                                                                          \
+         CLI_STR,                                                                                            \
+         &(o)->profile,                                                                                      \
+         "FILE",                                                                                             \
+         "the model's profile (calor profile): for --mode threshold; and neurons lie from hot to cold"},     \
         {0,                                                                                                  \
          "cett",                                                                                             \
          CLI_FLOAT,                                                                                          \

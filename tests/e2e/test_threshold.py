@@ -10,7 +10,7 @@ from test_profile import MODEL, OTHER, STORY
 
 
 def evaluate(model, text, *args):
-    out = tap.run("eval", model, "-f", text, "-c", 128, "--json", *args)
+    out = tap.run("eval", model, "-f", text, "--json", *(() if "-c" in args else ("-c", 128)), *args)
     return json.loads(out.stdout) if out.returncode == 0 else {"error": out.stderr}
 
 
@@ -72,8 +72,30 @@ def relu(d):
         tap.check("refused: another model's profile, with both names", out.returncode == 1 and "stories260K" in out.stderr and "Calor Stories" in out.stderr, out.stderr)
 
 
+def order(d):
+    """With a profile neurons lie from hot to cold: sums are in another order, and nothing else changes."""
+    text, file = d / "o.txt", d / "o.profile"
+    text.write_text(STORY * 3)
+    tap.run("profile", MODEL, "-f", text, "-o", file, "-c", 128)
+    exact = evaluate(MODEL, text, "-b", 1, "--mode", "exact", "--profile", file, "--against", "dense")
+    tap.check("from hot to cold exact is dense to the bit", exact.get("max_abs_diff") == 0 and exact["ffn"]["skipped"] > 0.5, exact)
+    logits = d / "plain.npy"
+    plain = evaluate(MODEL, text, "-b", 1, "--mode", "exact", "--logits", logits)
+    moved = evaluate(MODEL, text, "-b", 1, "--mode", "exact", "--profile", file, "--against", logits)
+    tap.check("the order of neurons changes nothing but the last bits of sums, and what rounding to 8 bits makes of them",
+              0 < moved.get("kld_mean", 1) < 1e-3 and moved["same_top"] > 0.97 and abs(moved["sparsity"] - plain["sparsity"]) < 1e-3, moved)
+    evaluate(MODEL, text, "-c", 32, "--cpu", "ref", "-b", 1, "--mode", "exact", "--logits", logits)
+    moved = evaluate(MODEL, text, "-c", 32, "--cpu", "ref", "-b", 1, "--mode", "exact", "--profile", file, "--against", logits)
+    tap.check("on the reference tier, which keeps more, nothing is left of it", 0 < moved.get("max_abs_diff", 1) < 0.03 and moved["kld_mean"] < 1e-7 and moved["same_top"] == 1, moved)
+    sure = evaluate(MODEL, text, "-b", 1, "--mode", "sure", "--profile", file, "--against", "dense")
+    tap.check("screens find their way", sure.get("max_abs_diff") == 0 and sure["ffn"]["screened"] > 0.5, sure)
+    a, b = (tap.run("run", MODEL, "-p", "Once upon a time", "-n", 40, "--temp", 0, *extra) for extra in ((), ("--profile", file)))
+    tap.check("greedy text is the same", a.returncode == b.returncode == 0 and a.stdout == b.stdout and len(a.stdout) > 80, b.stdout + b.stderr)
+
+
 def main():
     d = tap.temp()
+    order(d)
     swiglu(d)
     relu(d)
     tap.done()
