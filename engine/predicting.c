@@ -142,6 +142,27 @@ static int bind_powerinfer(struct calor_model *m, struct err *e)
     return 0;
 }
 
+/* Predictors name the file's neurons: their rows go where the layer has these. */
+static int follow_order(struct calor_model *m, struct layer *l, struct err *e)
+{
+    const uint32_t *order = l->by.order;
+    struct predicting *pr = &l->predicting;
+    int64_t f = m->hp.ffn;
+    if (!order) return 0;
+    uint8_t *rows = model_alloc(m, (size_t)f * pr->fc2.row_bytes + 64);
+    uint16_t *bias = pr->bias ? model_alloc(m, (size_t)f * sizeof *bias) : NULL;
+    if (!rows || (pr->bias && !bias))
+        return err_set(e, ERR_NOMEM, "no memory for a predictor from hot to cold");
+    for (int64_t i = 0; i < f; i++) {
+        memcpy(rows + (size_t)i * pr->fc2.row_bytes, pr->fc2.data + order[i] * pr->fc2.row_bytes,
+               pr->fc2.row_bytes);
+        if (bias) bias[i] = pr->bias[order[i]];
+    }
+    pr->fc2.data = rows;
+    pr->bias = bias;
+    return 0;
+}
+
 int predicting_bind(struct calor_model *m, const char *path, struct err *e)
 {
     struct err own;
@@ -151,5 +172,7 @@ int predicting_bind(struct calor_model *m, const char *path, struct err *e)
                        "predictors say which neurons are exactly zero, and with the activation %s none is: "
                        "threshold mode leaves out small ones",
                        m->act.name);
-    return path ? bind_file(m, path, e) : bind_powerinfer(m, e);
+    int rc = path ? bind_file(m, path, e) : bind_powerinfer(m, e);
+    for (uint32_t i = 0; rc == 0 && i < m->hp.layers; i++) rc = follow_order(m, &m->layers[i], e);
+    return rc;
 }
