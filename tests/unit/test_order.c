@@ -3,9 +3,12 @@
 #include "tests/unit/temp_dir.h"
 #include "tests/unit/tiny_model.h"
 
+#include "base/half.h"
+#include "base/rng.h"
 #include "engine/calor.h"
 #include "engine/model.h"
 #include "io/gguf.h"
+#include "placement/predictor.h"
 #include "placement/profile.h"
 
 enum { TOKENS = 36, VOCAB = 80, FFN = 544 /* two blocks of neurons and a bit */, LAYERS = 2 };
@@ -50,12 +53,44 @@ static void make_profile(const char *path, const char *out, uint32_t f, uint32_t
     free(h);
 }
 
+/* A predictor that knows nothing: about half of the neurons, others for every token. */
+static void make_predictor(const char *path, const char *out, uint32_t f, uint32_t width)
+{
+    struct err e;
+    struct gguf *g;
+    struct predictor *p;
+    struct rng r;
+    float row[512];
+    struct predictor_subject s = {
+        .model = "tiny", .activation = "relu", .layers = LAYERS, .neurons = f, .width = width};
+    rng_init(&r, 5);
+    OK(gguf_open(&g, path, GGUF_READ, &e));
+    OK(gguf_identity(g, s.identity, &e));
+    gguf_close(&g);
+    OK(predictor_create(&p, &s, &e));
+    for (uint32_t i = 0; i < LAYERS; i++) {
+        OK(predictor_layer_create(p, i, 8, DT_F16, DT_F16, false, &e));
+        struct predictor_layer *l = &p->layers[i];
+        for (uint32_t k = 0; k < f + 8; k++) {
+            uint32_t n = k < 8 ? width : 8;
+            for (uint32_t c = 0; c < n; c++) row[c] = (float)rng_normal(&r) / 8.0f;
+            uint8_t *to = k < 8 ? (uint8_t *)l->fc1 + k * l->fc1_row_bytes
+                                : (uint8_t *)l->fc2 + (k - 8) * l->fc2_row_bytes;
+            OK(kern_encode(DT_F16, to, row, n, &e));
+            if (k >= 8) l->bias[k - 8] = f32_to_f16((float)rng_normal(&r));
+        }
+    }
+    OK(predictor_write(p, out, &e));
+    predictor_close(&p);
+}
+
 struct how {
     enum calor_mode mode;
     const char *cpu, *profile;
     uint32_t batch;
     int threads, planes;
     const float *epsilon;
+    const char *predictor;
 };
 
 static void compute(const char *path, const struct how *h, float *out, calor_ffn_counts *sum)
@@ -70,6 +105,7 @@ static void compute(const char *path, const struct how *h, float *out, calor_ffn
     ms.threads = h->threads;
     ms.planes = h->planes;
     ms.profile = h->profile;
+    ms.predictor = h->predictor;
     if (calor_model_open(&m, path, &ms, err, sizeof err)) fail_msg("%s", err);
     assert_int_equal(m->layers[1].by.order != NULL, h->profile != NULL);
     calor_session_settings ss = calor_session_default();
@@ -183,6 +219,34 @@ static void test_other_layouts(void **state)
     }
 }
 
+/* The same neurons are let through, whatever their order. */
+static void test_predictor(void **state)
+{
+    (void)state;
+    struct err e;
+    const char *path = in_dir("model.gguf"), *profile = in_dir("model.profile"),
+               *predictor = in_dir("model.predictor");
+    struct tiny s = tiny_llama();
+    s.type = DT_F16;
+    s.width = 256;
+    s.ffn = FFN;
+    OK(tiny_write(path, &s, &e));
+    make_profile(path, profile, s.ffn, s.width);
+    make_predictor(path, predictor, s.ffn, s.width);
+    calor_ffn_counts a, b;
+    struct how h = {CALOR_PREDICT, "ref", NULL, 1, 1, 0, NULL, predictor};
+    compute(path, &h, plain, &a);
+    assert_true(a.exact > (uint64_t)FFN * TOKENS / 2 && a.exact < (uint64_t)FFN * TOKENS * 3 / 2);
+    h.profile = profile;
+    compute(path, &h, got, &b);
+    if (!(distance(plain, got) < 1e-8))
+        fail_msg("predict mode differs by %g in another order", distance(plain, got));
+    assert_true(llabs((long long)a.exact - (long long)b.exact) <= 4);
+    h.mode = CALOR_EXACT;
+    compute(path, &h, want, &b);
+    assert_true(distance(plain, want) > 1e-4); /* what is missed shows */
+}
+
 /* What the layout is by: blocks of the hottest neurons first, the file's order inside; places and back. */
 static void test_order(void **state)
 {
@@ -234,6 +298,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_types),
         cmocka_unit_test(test_other_layouts),
+        cmocka_unit_test(test_predictor),
         cmocka_unit_test(test_order),
     };
     return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
