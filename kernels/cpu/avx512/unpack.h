@@ -124,6 +124,19 @@ UP_INLINE void up_nibbles32(__m512i q[4], const uint8_t *quants, size_t block)
     q[0] = up_low(p0), q[1] = up_high(p0), q[2] = up_low(p1), q[3] = up_high(p1);
 }
 
+/* The same for blocks of 18 bytes that begin with a scale (Q4_0, IQ4_NL): all but the last one's words lie in
+ * two vectors. The last 16 bytes are a load of their own: nothing behind the piece is touched. */
+UP_INLINE void up_nibbles18(__m512i q[4], const uint8_t *w)
+{
+    const __m512i even = _mm512_set_epi16(62, 61, 60, 59, 58, 57, 56, 55, 44, 43, 42, 41, 40, 39, 38, 37, 26,
+                                          25, 24, 23, 22, 21, 20, 19, 8, 7, 6, 5, 4, 3, 2, 1);
+    const __m512i odd = _mm512_add_epi16(even, _mm512_set1_epi16(9));
+    __m512i a = up_load(w), b = up_load(w + 64);
+    __m512i p0 = _mm512_permutex2var_epi16(a, even, b), p1 = _mm512_permutex2var_epi16(a, odd, b);
+    p1 = _mm512_inserti32x4(p1, up_load16(w + 128), 3);
+    q[0] = up_low(p0), q[1] = up_high(p0), q[2] = up_low(p1), q[3] = up_high(p1);
+}
+
 /* Fifth bits of 8 blocks of 32: bit i of the block's 32-bit word belongs to value i. */
 UP_INLINE void up_fifth32(__m512i q[4], const uint8_t *words, size_t block)
 {
@@ -151,7 +164,7 @@ UP_INLINE void up_nibbles_k(__m512i q[4], const uint8_t *quants)
 UP_INLINE void up_quants(enum dtype type, __m512i q[4], const uint8_t *w)
 {
     switch (type) {
-    case DT_Q4_0: up_nibbles32(q, w + 2, 18); break;
+    case DT_Q4_0: up_nibbles18(q, w); break;
     case DT_Q4_1: up_nibbles32(q, w + 4, 20); break;
     case DT_Q5_0:
         up_nibbles32(q, w + 6, 22);
@@ -165,7 +178,7 @@ UP_INLINE void up_quants(enum dtype type, __m512i q[4], const uint8_t *w)
         __m512i levels = _mm512_broadcast_i32x4(_mm_setr_epi8(1, 24, 45, 63, 79, 93, 106, 118, (char)129,
                                                               (char)141, (char)153, (char)166, (char)181,
                                                               (char)197, (char)217, (char)241));
-        up_nibbles32(q, w + 2, 18);
+        up_nibbles18(q, w);
         for (int i = 0; i < 4; i++) q[i] = _mm512_shuffle_epi8(levels, q[i]);
         break;
     }
