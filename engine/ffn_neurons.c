@@ -79,7 +79,7 @@ static struct gate_test test_of(const struct pass *p)
                               .least = a->kind == KERN_FATRELU ? a->param : 0.0f};
 }
 
-/* Of n gates at places `at` of a unit that begins `first` into its block, those that pass. */
+/* Of n gates at places `at` of a range that begins `first` into its block, those that pass. */
 static int list_gates(const struct gate_test *test, const float *g, const uint16_t *at, int64_t n,
                       uint16_t first, uint16_t *list, float *kept)
 {
@@ -93,7 +93,7 @@ static int list_gates(const struct gate_test *test, const float *g, const uint16
     return count;
 }
 
-/* The gates of the listed neurons of the unit [i, i + n), from wherever they lie. */
+/* The gates of the listed neurons of [i, i + n), from wherever they lie. */
 static void listed_gates(const struct pass *p, const struct team_member *t, const struct layer *l,
                          const struct product *gate, int64_t i, int64_t n, const uint16_t *list,
                          int64_t count, bool coarse_read, float *g)
@@ -135,10 +135,15 @@ static void gates(const struct pass *p, struct team_member *t, uint32_t layer, c
     struct screen_work work;
     if (screen) screen->begin(p, t, layer, &test, x, T, &work);
     struct product_range r;
+    /* Rows that several tokens read stay in the core's cache; one token streams as far as a block goes. */
+    const int64_t most = T == 1 ? KERN_BLOCK : NEURON_UNIT;
     while (product_next(p, t, &part, 1, 1, &r))
-        for (int64_t i = r.begin; i < r.end; i += NEURON_UNIT)
+        for (int64_t i = r.begin, n; i < r.end; i += n) {
+            const int64_t first = i % KERN_BLOCK;
+            n = KERN_BLOCK - first < most ? KERN_BLOCK - first : most;
+            n = r.end - i < n ? r.end - i : n;
             for (int64_t k = 0; k < T; k++) {
-                int64_t n = r.end - i < NEURON_UNIT ? r.end - i : NEURON_UNIT, u = i / NEURON_UNIT, found = n;
+                int64_t u = i / NEURON_UNIT, found = n;
                 uint16_t *list = w->block->list;
                 float *g = w->block->gate;
                 part.xp = x->gate[k];
@@ -147,9 +152,11 @@ static void gates(const struct pass *p, struct team_member *t, uint32_t layer, c
                 else
                     for (int64_t j = 0; j < n; j++) list[j] = (uint16_t)j;
                 listed_gates(p, t, l, &part, i, n, list, found, screen && s->mode != CALOR_PREDICT, g);
-                s->listed[k * units + u] = (uint16_t)list_gates(
-                    &test, g, list, found, (uint16_t)(i % KERN_BLOCK), s->list + k * f + i, s->h + k * f + i);
+                s->listed[k * units + u] = (uint16_t)list_gates(&test, g, list, found, (uint16_t)first,
+                                                                s->list + k * f + i, s->h + k * f + i);
+                for (int64_t v = u + 1; v * NEURON_UNIT < i + n; v++) s->listed[k * units + v] = 0;
             }
+        }
 }
 
 /* The lists of a block's units in one. */

@@ -8,9 +8,11 @@
 
 enum slot { SLOT_PREPARE, SLOT_GROUPS = TEAM_SLOTS - PLACE_GROUPS /* one a memory node */ };
 
-/* Bytes of weights a thread takes at once when decoding: long enough to stream, short enough that threads
- * finish together. */
+/* Bytes of weights in a chunk when decoding: short enough that threads finish together. A core starts slowly
+ * on what nothing has announced, so all but the last chunks of a step are taken several at once, up to
+ * RUN_BYTES. */
 #define CHUNK_BYTES (64 << 10)
+#define RUN_BYTES   (640 << 10)
 /* Rows a thread takes at once when there are many tokens. */
 #define CHUNK_ROWS 64
 
@@ -96,13 +98,31 @@ static int64_t chunk_rows(const struct pass *p, const struct team_member *t, con
     return rows;
 }
 
-/* The chunks [*begin, *end) of a part that belong to group g; returns the chunk's rows. */
-static int64_t chunks_of(const struct pass *p, const struct team_member *t, const struct product *part,
-                         int64_t T, int g, int64_t *begin, int64_t *end)
+/* The chunks of a part that belong to group g, in runs of `run` and then one by one. */
+struct chunks {
+    int64_t rows, begin, end; /* rows of a chunk; chunks [begin, end) */
+    int64_t run, runs;        /* the first runs·run of them are taken together */
+};
+
+static struct chunks chunks_of(const struct pass *p, const struct team_member *t, const struct product *part,
+                               int64_t T, int g, bool last)
 {
-    int64_t chunk = chunk_rows(p, t, part, T);
-    place_range(&p->m->place, g, (part->w->rows + chunk - 1) / chunk, begin, end);
-    return chunk;
+    const struct mat *w = part->w;
+    struct chunks c = {.rows = chunk_rows(p, t, part, T), .run = 1};
+    place_range(&p->m->place, g, (w->rows + c.rows - 1) / c.rows, &c.begin, &c.end);
+    int64_t room = (int64_t)p->s->tile_floats / T / c.rows;
+    if (T <= p->m->ops->mv_tokens) c.run = (int64_t)(RUN_BYTES / ((size_t)c.rows * w->row_bytes + 1));
+    if (c.run > room) c.run = room;
+    if (c.run < 1) c.run = 1;
+    /* What lets threads finish together: at the end as many chunks are left as all threads take in a run. */
+    int64_t alone = last ? c.run * t->nth : 0, all = c.end - c.begin;
+    if (c.run > 1 && all > alone) c.runs = (all - alone) / c.run;
+    return c;
+}
+
+static int64_t chunks_items(const struct chunks *c)
+{
+    return c->end - c->begin - c->runs * (c->run - 1);
 }
 
 bool product_next(const struct pass *p, struct team_member *t, const struct product *parts, int n_parts,
@@ -112,20 +132,22 @@ bool product_next(const struct pass *p, struct team_member *t, const struct prod
     int own = place->group_of ? place->group_of[t->ith] : 0;
     for (int k = 0; k < place->groups; k++) { /* the own node's rows first, then what others have left */
         int g = (own + k) % place->groups;
-        int64_t items = 0, i, begin, end;
+        int64_t items = 0, i;
         for (int part = 0; part < n_parts; part++) {
-            chunks_of(p, t, &parts[part], T, g, &begin, &end);
-            items += end - begin;
+            struct chunks c = chunks_of(p, t, &parts[part], T, g, part + 1 == n_parts);
+            items += chunks_items(&c);
         }
         if (!team_next(t, SLOT_GROUPS + g, items, 1, &i)) continue;
         for (int part = 0; part < n_parts; part++) {
-            int64_t chunk = chunks_of(p, t, &parts[part], T, g, &begin, &end), rows = parts[part].w->rows;
-            if (i < end - begin) {
-                int64_t r0 = (begin + i) * chunk;
-                *range = (struct product_range){part, r0, r0 + chunk < rows ? r0 + chunk : rows};
+            struct chunks c = chunks_of(p, t, &parts[part], T, g, part + 1 == n_parts);
+            if (i < chunks_items(&c)) {
+                int64_t rows = parts[part].w->rows, n = i < c.runs ? c.run : 1;
+                int64_t r0 = (c.begin + (i < c.runs ? i * c.run : i + c.runs * (c.run - 1))) * c.rows;
+                int64_t r1 = r0 + n * c.rows;
+                *range = (struct product_range){part, r0, r1 < rows ? r1 : rows};
                 return true;
             }
-            i -= end - begin;
+            i -= chunks_items(&c);
         }
     }
     return false;

@@ -38,7 +38,7 @@ static int64_t plane_candidates(const struct pass *p, struct team_member *t, uin
     const struct neurons *by = &l->by;
     const struct mat *g = neurons_gate(l);
     const float *bias = l->gate.n ? l->gate_b : l->up_b;
-    float z[NEURON_UNIT], e[NEURON_UNIT];
+    float z[KERN_BLOCK], e[KERN_BLOCK];
     by->screen->coarse(z, &by->planes, i, n, g->n, w->hidden[k], p->s->workers[t->ith].scratch);
     for (int j = 0; j < w->x[k].extremes; j++) {
         kern_plane_column(g->type, e, &by->planes, i, n, g->n, w->x[k].channel[j]);
@@ -84,7 +84,7 @@ static int64_t predictor_candidates(const struct pass *p, struct team_member *t,
 {
     const struct predicting *pr = &p->m->layers[layer].predicting;
     struct product part = {.w = &pr->fc2, .k = pr->fc2.mv, .xp = w->hidden[k]};
-    float z[NEURON_UNIT], b[NEURON_UNIT];
+    float z[KERN_BLOCK], b[KERN_BLOCK];
     int64_t found = 0;
     product_rows(p, t, &part, i, i + n, 1, z, n);
     if (pr->bias) {

@@ -37,8 +37,8 @@ struct screen {
     /* Looks at the tokens. All threads call it, and it may let them meet. */
     void (*begin)(const struct pass *p, struct team_member *t, uint32_t layer, const struct gate_test *test,
                   const struct ffn_inputs *x, int64_t T, struct screen_work *w);
-    /* The candidates among neurons [i, i + n), a unit, for token k: their places in it, ascending. Returns
-     * how many. */
+    /* The candidates among neurons [i, i + n), at most KERN_BLOCK, for token k: their places in it,
+     * ascending. Returns how many. */
     int64_t (*candidates)(const struct pass *p, struct team_member *t, uint32_t layer,
                           const struct screen_work *w, int64_t k, int64_t i, int64_t n, uint16_t *list);
 };

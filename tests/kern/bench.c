@@ -10,7 +10,10 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { STREAM = 384 << 20, CACHED = 512 << 10 }; /* bytes of weights: far beyond a core's caches, inside them */
+enum {
+    STREAM = 384 << 20,
+    CACHED = 512 << 10
+}; /* bytes of weights: far beyond a core's caches, inside them */
 
 struct job {
     const struct kern_mat *m;
