@@ -3,7 +3,9 @@
 #include "placement/plan.h"
 
 #include "base/err.h"
+#include "base/rng.h"
 #include "base/size.h"
+#include "placement/plan_priv.h"
 #include "placement/plan_solver.h"
 
 #include <math.h>
@@ -73,7 +75,7 @@ struct cost_settings plan_cost_settings(const struct plan *p)
 
 /* ---- Searching ---- */
 
-enum { PAIRS = 60 };
+enum { PAIRS = 60, STARTS_MOST = 40, STARTS_SIZE = 6000 };
 
 struct job {
     const struct plan_model *m;
@@ -98,6 +100,22 @@ static void keep_best(struct job *j, double time)
     memcpy(j->p->place, j->places, j->c->entries * sizeof *j->places);
 }
 
+/* In small problems prices leave much open: more starts, from placements met on the way in random company. In
+ * large ones there would be too many, and the gap is small. */
+static void start_elsewhere(struct job *j, struct solver *s)
+{
+    uint64_t size = (uint64_t)j->c->entries * (j->c->layer[0].units + 1);
+    struct rng random;
+    rng_init(&random, 1);
+    for (uint64_t k = 0; k < STARTS_MOST && k < STARTS_SIZE / size && j->best > s->bound * (1 + 1e-9); k++) {
+        for (uint32_t i = 0; i < j->c->entries; i++) {
+            uint32_t n = s->pooled[i] < SOLVER_POOL ? s->pooled[i] : SOLVER_POOL;
+            j->places[i] = s->pool[(size_t)i * SOLVER_POOL + rng_below(&random, n)];
+        }
+        if (solver_repair(s, j->places)) keep_best(j, solver_improve(s, j->places, PAIRS, j->e));
+    }
+}
+
 /* One way of using the machine. *ram_binds: RAM was short at the bound. */
 static int search(struct job *j, bool gpu, bool disk, bool *ram_binds)
 {
@@ -107,6 +125,11 @@ static int search(struct job *j, bool gpu, bool disk, bool *ram_binds)
     capacities(j->p, &s, gpu, disk);
     double time;
     r = solver_dual(&s, j->places, j->over, &time, j->e);
+    if (r || s.bound == INFINITY) { /* an error, or provably nothing fits */
+        *ram_binds = true;
+        solver_finish(&s);
+        return r;
+    }
     *ram_binds = s.ram_price > 0 || time == INFINITY;
     if (r == 0 && time < INFINITY) keep_best(j, solver_improve(&s, j->places, 0, j->e));
     /* Never worse than the rules of others. */
@@ -118,6 +141,7 @@ static int search(struct job *j, bool gpu, bool disk, bool *ram_binds)
         memcpy(j->places, j->over, j->c->entries * sizeof *j->places);
         if (solver_repair(&s, j->places)) keep_best(j, solver_improve(&s, j->places, PAIRS, j->e));
     }
+    if (r == 0) start_elsewhere(j, &s);
     if (r == 0 && s.bound < j->bound) j->bound = s.bound;
     solver_finish(&s);
     return r;
@@ -500,4 +524,18 @@ double plan_coverage(const struct plan *p, const struct plan_model *m, int64_t l
         }
     }
     return all > 0 ? inside / all : NAN;
+}
+
+void plan_memory_of(const struct plan *p, struct plan_memory *out)
+{
+    const struct ledger *l = &p->ledger;
+    *out = (struct plan_memory){0};
+    for (uint32_t i = 0; i < p->layers; i++) out->kv[p->place[i].kv] += l->kv_layer;
+    for (int t = 0; t < PLAN_TIERS; t++) out->weights[t] = p->used[t] - out->kv[t];
+    out->total[PLAN_DISK] = p->used[PLAN_DISK];
+    out->total[PLAN_RAM] = p->used[PLAN_RAM] + l->process + l->compute + l->loading + l->ram_margin +
+                           (p->gpu ? l->staging : 0) + (p->disk ? l->reading : 0);
+    if (p->gpu)
+        out->total[PLAN_GPU] =
+            p->used[PLAN_GPU] + l->reserved + l->gpu_compute + l->gpu_staging + l->vram_margin;
 }

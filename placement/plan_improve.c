@@ -156,13 +156,18 @@ static double least_gain(const struct state *st)
     return 2e-7 * st->total;
 }
 
-static void descend(struct state *st, struct move *room)
+/* `last`: the entry whose turn comes last in the first sweep; UINT32_MAX: none. */
+static void descend(struct state *st, struct move *room, uint32_t last)
 {
     bool moved = true;
     for (int sweep = 0; moved && sweep < SWEEPS_MOST; sweep++) {
         double before = st->total;
         moved = false;
         for (uint32_t i = 0; i < st->s->c->entries; i++) {
+            if (sweep == 0 && i == last) { /* would only go back */
+                moved = true;
+                continue;
+            }
             int n = moves_of(st, i, false, room), best = -1;
             for (int k = 0; k < n; k++)
                 if (room[k].time < -least_gain(st) && fits(st, room[k].vram, room[k].ram) &&
@@ -172,7 +177,7 @@ static void descend(struct state *st, struct move *room)
             apply(st, &room[best]);
             moved = true;
         }
-        if (before - st->total < 1e-5 * st->total) break;
+        if (before - st->total < 1e-5 * st->total && last == UINT32_MAX) break;
     }
 }
 
@@ -234,6 +239,39 @@ static bool exchange(struct state *st, struct move *room, struct move *give, str
     apply(st, &first);
     apply(st, &second);
     return true;
+}
+
+/* Makes room by one move, whatever it costs, and lets all others use it. Worth its time where there are few
+ * layers and units, which prices alone do not settle. */
+static bool make_room(struct state *st, struct move *room, struct move *give)
+{
+    const struct cost *c = st->s->c;
+    uint64_t size = (uint64_t)c->entries * (c->layer[0].units + 1);
+    int tries = size < 20000 / KEPT ? KEPT : (int)(20000 / size), gives = 0;
+    if (!tries) return false;
+    for (uint32_t i = 0; i < c->entries; i++) {
+        int n = moves_of(st, i, false, room);
+        for (int k = 0; k < n; k++)
+            if (room[k].vram < 0 || room[k].ram < 0) keep(give, &gives, &room[k]);
+    }
+    qsort(give, (size_t)gives, sizeof *give, by_reduced);
+    double before = st->total;
+    struct cost_place *old = malloc(c->entries * sizeof *old);
+    if (!old) return false;
+    memcpy(old, st->places, c->entries * sizeof *old);
+    bool better = false;
+    for (int i = 0; i < gives && i < tries && !better; i++) {
+        if (!fits(st, give[i].vram, give[i].ram)) continue;
+        apply(st, &give[i]);
+        descend(st, room, give[i].layer);
+        better = st->total < before - 1e-6 * before;
+        if (better) break;
+        memcpy(st->places, old, c->entries * sizeof *old);
+        for (uint32_t k = 0; k < c->entries; k++) enter(st, k);
+        add_up(st);
+    }
+    free(old);
+    return better;
 }
 
 static int begin(struct state *st, struct solver *s, struct cost_place *places, struct move **room)
@@ -306,9 +344,10 @@ double solver_improve(struct solver *s, struct cost_place *places, int pairs, st
     if (begin(&st, s, places, &room)) {
         err_set(e, ERR_NOMEM, "no memory for the search");
     } else {
-        descend(&st, room);
-        for (int k = 0; k < pairs && exchange(&st, room, room + MOVES_MOST, room + MOVES_MOST + KEPT); k++)
-            descend(&st, room);
+        struct move *give = room + MOVES_MOST, *get = give + KEPT;
+        descend(&st, room, UINT32_MAX);
+        for (int k = 0; k < pairs && (exchange(&st, room, give, get) || make_room(&st, room, give)); k++)
+            descend(&st, room, UINT32_MAX);
         total = solver_time(s, places);
     }
     free(st.time);

@@ -584,11 +584,11 @@ static void cut(struct polygon *p, double gx, double gy, double x0, double y0)
     *p = out;
 }
 
-static void cutting_planes(struct search *q, double vram_most, double ram_most)
+static void cut_within(struct search *q, double vram_most, double ram_most)
 {
     /* In units of the largest prices, so that both directions weigh alike. */
     struct polygon p = {4, {0, 1, 1, 0}, {0, 0, 1, 1}};
-    double x, y;
+    double x = 0, y = 0;
     for (int k = 0; k < CUTS_MOST && p.n >= 3; k++) {
         double area = centre(&p, &x, &y);
         if (area < 1e-13) break;
@@ -596,6 +596,18 @@ static void cutting_planes(struct search *q, double vram_most, double ram_most)
         double gx = (q->vram - (double)q->s->vram) * vram_most, gy = (q->ram - (double)q->s->ram) * ram_most;
         if (q->best_time < INFINITY && q->best_time - q->s->bound < 1e-6 * q->best_time) break;
         cut(&p, gx, gy, x, y);
+    }
+}
+
+/* Within prices that look large enough, then, where the best ones are at their edge, within larger ones. */
+static void cutting_planes(struct search *q, double vram_most, double ram_most)
+{
+    for (int k = 0; k < 4; k++) {
+        cut_within(q, vram_most, ram_most);
+        bool vram_edge = q->s->vram_price > 0.8 * vram_most, ram_edge = q->s->ram_price > 0.8 * ram_most;
+        if (!vram_edge && !ram_edge) break;
+        if (vram_edge) vram_most *= 200;
+        if (ram_edge) ram_most *= 200;
     }
 }
 
@@ -608,12 +620,33 @@ static int search_init(struct search *q, struct solver *s, struct cost_place *be
     return q->now ? 0 : err_set(e, ERR_NOMEM, "no memory for the search");
 }
 
+/* What cannot be anywhere but in VRAM or RAM, against both together: more is impossible, whatever the prices.
+ */
+static bool beyond_capacity(const struct solver *s)
+{
+    double least = 0;
+    for (uint32_t i = 0; i < s->c->entries; i++) {
+        const struct cost_layer *l = &s->c->layer[i];
+        least += (double)l->kv_bytes + (s->disk ? 0 : (double)l->attention_bytes);
+        for (int p = 0; p < PLAN_PARTS; p++) {
+            least += (double)l->part[p].shared;
+            if (!s->disk) least += (double)l->part[p].bytes * l->neurons;
+        }
+    }
+    return least > (double)s->ram + (s->gpu ? (double)s->vram : 0);
+}
+
 int solver_dual(struct solver *s, struct cost_place *best, struct cost_place *over, double *time,
                 struct err *e)
 {
     struct search q;
     int r = search_init(&q, s, best, over, e);
     if (r) return r;
+    if (beyond_capacity(s)) {
+        s->bound = *time = INFINITY;
+        free(q.now);
+        return 0;
+    }
     double vram = s->gpu ? price_of(&q, false, 0, 1e-7) : (evaluate(&q, 0, 0), 0);
     if (full(&q, true)) {
         if (vram > 0) {
