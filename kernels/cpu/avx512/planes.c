@@ -143,7 +143,7 @@ UP_INLINE void exact_blocks(int R, float *y, const uint8_t *const coarse[], cons
     const __m512i high = _mm512_set1_epi8((char)0xf0);
     int64_t np = pieces(n);
     struct sums s[4];
-    __m512i q[4], l[4];
+    __m512i q[4];
     for (int r = 0; r < R; r++) s[r].dot = s[r].low = _mm512_setzero_ps();
     for (int64_t p = 0; p < np; p++)
         for (int r = 0; r < R; r++) {
@@ -159,10 +159,13 @@ UP_INLINE void exact_blocks(int R, float *y, const uint8_t *const coarse[], cons
                 f = part + 8 * 18;
             }
             plane_fetch(next[r] + p * 8 * 16, 8 * 16);
-            up_nibbles32(q, c + 2, 18);
-            up_nibbles32(l, f, 16);
-            for (int i = 0; i < 4; i++) /* (q << 4 & high) | l */
-                q[i] = _mm512_ternarylogic_epi32(_mm512_slli_epi16(q[i], 4), high, l[i], 0xea);
+            __m512i h[2], l0 = up_load(f), l1 = up_load(f + 64);
+            up_words18(h, c);
+            for (int g = 0; g < 2; g++) { /* blocks g, g + 2 … : four high and four low bits of a value */
+                __m512i l = g ? _mm512_shuffle_i64x2(l0, l1, 0xdd) : _mm512_shuffle_i64x2(l0, l1, 0x88);
+                q[2 * g] = _mm512_ternarylogic_epi32(high, _mm512_slli_epi16(h[g], 4), l, 0xca);
+                q[2 * g + 1] = _mm512_ternarylogic_epi32(high, h[g], _mm512_srli_epi16(l, 4), 0xca);
+            }
             add_piece(DT_Q8_0, &s[r], q, up_scales(DT_Q4_0, c), x + p);
         }
     for (int r = 0; r < R; r++) y[r] = total(DT_Q8_0, s[r], up_minimum(DT_Q8_0));

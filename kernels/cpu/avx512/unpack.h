@@ -124,17 +124,24 @@ UP_INLINE void up_nibbles32(__m512i q[4], const uint8_t *quants, size_t block)
     q[0] = up_low(p0), q[1] = up_high(p0), q[2] = up_low(p1), q[3] = up_high(p1);
 }
 
-/* The same for blocks of 18 bytes that begin with a scale (Q4_0, IQ4_NL): all but the last one's words lie in
- * two vectors. The last 16 bytes are a load of their own: nothing behind the piece is touched. */
-UP_INLINE void up_nibbles18(__m512i q[4], const uint8_t *w)
+/* Blocks of 18 bytes that begin with a scale (Q4_0, IQ4_NL): the 16 bytes of blocks g, g+2, g+4, g+6. All but
+ * the last one's words lie in two vectors. The last 16 bytes are a load of their own: nothing behind the piece
+ * is touched. */
+UP_INLINE void up_words18(__m512i p[2], const uint8_t *w)
 {
     const __m512i even = _mm512_set_epi16(62, 61, 60, 59, 58, 57, 56, 55, 44, 43, 42, 41, 40, 39, 38, 37, 26,
                                           25, 24, 23, 22, 21, 20, 19, 8, 7, 6, 5, 4, 3, 2, 1);
     const __m512i odd = _mm512_add_epi16(even, _mm512_set1_epi16(9));
     __m512i a = up_load(w), b = up_load(w + 64);
-    __m512i p0 = _mm512_permutex2var_epi16(a, even, b), p1 = _mm512_permutex2var_epi16(a, odd, b);
-    p1 = _mm512_inserti32x4(p1, up_load16(w + 128), 3);
-    q[0] = up_low(p0), q[1] = up_high(p0), q[2] = up_low(p1), q[3] = up_high(p1);
+    p[0] = _mm512_permutex2var_epi16(a, even, b);
+    p[1] = _mm512_inserti32x4(_mm512_permutex2var_epi16(a, odd, b), up_load16(w + 128), 3);
+}
+
+UP_INLINE void up_nibbles18(__m512i q[4], const uint8_t *w)
+{
+    __m512i p[2];
+    up_words18(p, w);
+    q[0] = up_low(p[0]), q[1] = up_high(p[0]), q[2] = up_low(p[1]), q[3] = up_high(p[1]);
 }
 
 /* Fifth bits of 8 blocks of 32: bit i of the block's 32-bit word belongs to value i. */
