@@ -1,7 +1,6 @@
 /* Products with a gate in two planes, AVX2. Coarse bytes of F16 and BF16 become the upper halves of floats
  * with a shift and a mask, two in each 32-bit word; those of Q8_0 are read as Q4_0 blocks of 16 times the
  * scale with the zero point 120.5/16. */
-#define PLANE_TIER KERN_AVX2
 #include "kernels/cpu/avx2/mv.h"
 #include "kernels/cpu/avx2/piece.h"
 #include "kernels/cpu/avx2/unpack.h"
@@ -104,6 +103,8 @@ UP_INLINE void store_two(uint8_t *low, uint8_t *high, __m256i v)
     _mm_store_si128((__m128i *)(void *)high, _mm256_extracti128_si256(v, 1));
 }
 
+/* n words in order to dst, 64 at once: dst has room for whole vectors. The fine bytes at `next` are asked for
+ * on the way: listed rows lie apart, and no hardware prefetcher knows of the next one. */
 static inline void join_words(enum dtype type, uint8_t *dst, const uint8_t *coarse, const uint8_t *fine,
                               const uint8_t *next, uint32_t base, int64_t n)
 {
@@ -151,6 +152,28 @@ UP_INLINE void coarse_blocks(enum dtype type, int R, float *z, int64_t apart, co
             add_piece(DT_Q4_0, &s[r], q, up_scales(DT_Q4_0, part), x + whole);
         }
     for (int r = 0; r < R; r++) z[r * apart] = 16 * total(DT_Q4_0, s[r], -120.5f / 16);
+}
+
+/* Whole vectors of a row are written. */
+static size_t plane_scratch_bytes(int64_t n)
+{
+    return ((size_t)n * 2 + 127) & ~(size_t)127;
+}
+
+/* Listed rows are put together in scratch and multiplied by the tier's own mv there: their bits are those of
+ * whole rows because the same code makes them. A row stays in the L1 cache, so what counts is still the bytes
+ * of the planes. */
+static inline void listed_words(enum dtype type, float *y, const struct kern_planes_at *w, int64_t first,
+                                const uint16_t *list, int64_t count, int64_t n, const void *xp, void *scratch)
+{
+    const struct kern_mat *mv = kern_tier(KERN_AVX2)->mv[type]; /* takes no scratch itself */
+    for (int64_t i = 0; i < 2 && i < count; i++) plane_fetch(plane_fine(w, first, list, count, i), (size_t)n);
+    for (int64_t i = 0; i < count; i++) {
+        size_t at = (size_t)first + list[i];
+        join_words(type, scratch, w->coarse + at * w->coarse_stride, w->fine + at * w->fine_stride,
+                   plane_fine(w, first, list, count, i + 2), w->rows[at].base, n);
+        mv->rows(y + i, 1, scratch, 0, 1, n, xp, 1, NULL);
+    }
 }
 
 /* R listed rows, their pieces as up_quants and up_scales make them of the file's rows and in the order of

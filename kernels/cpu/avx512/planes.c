@@ -1,7 +1,6 @@
 /* Products with a gate in two planes, AVX-512. Coarse bytes of F16 and BF16 become F16 with a shift and a
  * mask, then floats; those of Q8_0 are read as Q4_0 blocks of 16 times the scale with the zero point
  * 120.5/16. */
-#define PLANE_TIER KERN_AVX512
 #include "kernels/cpu/avx512/mv.h"
 #include "kernels/cpu/avx512/piece.h"
 #include "kernels/cpu/avx512/unpack.h"
@@ -69,37 +68,91 @@ UP_INLINE void coarse_words(enum dtype type, int R, float *z, int64_t apart, con
     for (int r = 0; r < R; r++) z[r * apart] = across(s[r]) * w->rows[row + r * apart].unit;
 }
 
-/* 32 words of coarse bytes (sign and 7 bits at their place in the word) and fine bytes. */
-UP_INLINE __m512i words_of(enum dtype type, __m512i coarse, __m512i fine, __m512i base)
+/* 32 words of 16 bits: c the coarse byte's 7 bits, sign bit 15 that of the word, fine the fine byte. What
+ * lies below the octaves counts down from the base instead of up; there is some in most 64 values, so a
+ * branch would be a guess. */
+UP_INLINE __m512i words_of(enum dtype type, __m512i c, __m512i sign, __m512i fine, __m512i base)
 {
-    const int slots = type == DT_F16 ? 64 : 8, bits = type == DT_F16 ? 6 : 3;
-    const int mask = 0x8000 | 0x7f << bits;
-    __m512i v = _mm512_add_epi16(and_or(coarse, mask, fine), base);
-    /* words below the octaves, by rank; there are some in most 64 values, a branch would be a guess */
-    __m512i c = _mm512_and_si512(_mm512_srli_epi16(coarse, (unsigned)bits), _mm512_set1_epi16(0x7f));
-    __m512i rank = _mm512_add_epi16(_mm512_mullo_epi16(c, _mm512_set1_epi16((short)(256 - slots))),
-                                    _mm512_sub_epi16(fine, _mm512_set1_epi16((short)slots)));
-    __m512i low = _mm512_maskz_sub_epi16(_mm512_test_epi16_mask(rank, rank), base, rank);
-    low = and_or(coarse, 0x8000, low);
-    return _mm512_mask_mov_epi16(v, _mm512_cmpge_epi16_mask(fine, _mm512_set1_epi16((short)slots)), low);
+    const int n = type == DT_F16 ? 64 : 8;
+    const __m512i slots = _mm512_set1_epi16((short)n);
+    __mmask32 low = _mm512_cmpge_epi16_mask(fine, slots);
+    __m512i step = _mm512_mask_mov_epi16(slots, low, _mm512_set1_epi16((short)(n - 256)));
+    __m512i rest = _mm512_mask_sub_epi16(fine, low, slots, fine);
+    __m512i v = _mm512_add_epi16(_mm512_add_epi16(_mm512_mullo_epi16(c, step), rest), base);
+    /* rank 0 is zero */
+    v = _mm512_mask_mov_epi16(v, _mm512_mask_cmpeq_epi16_mask(low, v, base), _mm512_setzero_si512());
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi16((short)0x8000), sign, v, 0xca);
 }
 
-static inline void join_words(enum dtype type, uint8_t *dst, const uint8_t *coarse, const uint8_t *fine,
-                              const uint8_t *next, uint32_t base, int64_t n)
+/* The 64 values at coarse and fine byte as floats, in order. */
+UP_INLINE void values_of(enum dtype type, __m512 v[4], const uint8_t *coarse, const uint8_t *fine,
+                         __m512i base)
 {
-    const __m512i first = _mm512_set1_epi16((short)base), low = _mm512_set1_epi16(255);
-    __m512i at0 = _mm512_setzero_si512(), at1 = at0; /* even words of two vectors in turn, then odd ones */
-    at0 = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22,
-                           20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
-    at1 = _mm512_add_epi16(at0, _mm512_set1_epi16(1));
-    for (int64_t i = 0; i < n; i += STEP) {
-        __m512i even, odd, f = up_load(fine + i);
-        _mm_prefetch((const char *)next + i, _MM_HINT_T0);
-        bytes_to_words(&even, &odd, up_load(coarse + i), type == DT_F16 ? 6 : 3);
-        even = words_of(type, even, _mm512_and_si512(f, low), first);
-        odd = words_of(type, odd, _mm512_srli_epi16(f, 8), first);
-        _mm512_store_si512((void *)(dst + 2 * i), _mm512_permutex2var_epi16(even, at0, odd));
-        _mm512_store_si512((void *)(dst + 2 * i + 64), _mm512_permutex2var_epi16(even, at1, odd));
+    const __m512i seven = _mm512_set1_epi16(0x7f), byte = _mm512_set1_epi16(0xff);
+    __m512i c = up_load(coarse), f = up_load(fine);
+    __m512i even =
+        words_of(type, _mm512_and_si512(c, seven), _mm512_slli_epi16(c, 8), _mm512_and_si512(f, byte), base);
+    __m512i odd =
+        words_of(type, _mm512_and_si512(_mm512_srli_epi16(c, 8), seven), c, _mm512_srli_epi16(f, 8), base);
+    if (type == DT_BF16) {
+        const __m512i upper = _mm512_set1_epi32((int)0xffff0000);
+        v[0] = _mm512_castsi512_ps(_mm512_slli_epi32(even, 16));
+        v[1] = _mm512_castsi512_ps(_mm512_slli_epi32(odd, 16));
+        v[2] = _mm512_castsi512_ps(_mm512_and_si512(even, upper));
+        v[3] = _mm512_castsi512_ps(_mm512_and_si512(odd, upper));
+        return;
+    }
+    const __m512i lower = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30,
+                                           28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    __m512i a = _mm512_permutex2var_epi16(even, lower, odd);
+    __m512i b = _mm512_permutex2var_epi16(even, _mm512_add_epi16(lower, _mm512_set1_epi16(1)), odd);
+    v[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(a));
+    v[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(a, 1));
+    v[2] = _mm512_cvtph_ps(_mm512_castsi512_si256(b));
+    v[3] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(b, 1));
+}
+
+/* R listed rows in the order of additions of dot_rows (mv_floats.c). Padding of x is zero. The fine bytes at
+ * next[r] are asked for on the way: listed rows lie apart, and no hardware prefetcher knows of the next one.
+ */
+UP_INLINE void exact_words(enum dtype type, int R, float *y, const struct kern_planes_at *w,
+                           const size_t *row, const uint8_t *const *next, int64_t n, const float *x)
+{
+    __m512 s[2][4];
+    __m512i base[2];
+    for (int r = 0; r < R; r++) {
+        base[r] = _mm512_set1_epi16((short)w->rows[row[r]].base);
+        for (int i = 0; i < 4; i++) s[r][i] = _mm512_setzero_ps();
+    }
+    for (int64_t k = 0; k < n; k += STEP)
+        for (int r = 0; r < R; r++) {
+            __m512 v[4];
+            _mm_prefetch((const char *)next[r] + k, _MM_HINT_T0);
+            values_of(type, v, w->coarse + row[r] * w->coarse_stride + k,
+                      w->fine + row[r] * w->fine_stride + k, base[r]);
+            for (int i = 0; i < 4; i++)
+                s[r][i] = _mm512_fmadd_ps(v[i], _mm512_load_ps(x + k + 16 * i), s[r][i]);
+        }
+    for (int r = 0; r < R; r++) y[r] = across(s[r]);
+}
+
+UP_INLINE void listed_words(enum dtype type, float *y, const struct kern_planes_at *w, int64_t first,
+                            const uint16_t *list, int64_t count, int64_t n, const void *xp, void *scratch)
+{
+    (void)scratch;
+    for (int64_t i = 0; i < 2 && i < count; i++) plane_fetch(plane_fine(w, first, list, count, i), (size_t)n);
+    for (int64_t i = 0, some; i < count; i += some) {
+        const uint8_t *next[2];
+        size_t row[2];
+        some = count - i < 2 ? 1 : 2;
+        for (int64_t j = 0; j < some; j++) {
+            row[j] = (size_t)first + list[i + j];
+            next[j] = plane_fine(w, first, list, count, i + j + 2);
+        }
+        if (some == 2)
+            exact_words(type, 2, y + i, w, row, next, n, xp);
+        else
+            exact_words(type, 1, y + i, w, row, next, n, xp);
     }
 }
 
@@ -208,6 +261,12 @@ static void block_values(float *x, const void *xp, int64_t n)
         __m512 v = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
         _mm512_storeu_ps(x + i, _mm512_mul_ps(v, _mm512_set1_ps(p->d[b])));
     }
+}
+
+static size_t plane_scratch_bytes(int64_t n)
+{
+    (void)n;
+    return 0;
 }
 
 DEFINE_PLANES(F16, coarse_words, listed_words, float_values)

@@ -125,8 +125,8 @@ UP_INLINE void up_nibbles32(__m512i q[4], const uint8_t *quants, size_t block)
 }
 
 /* Blocks of 18 bytes that begin with a scale (Q4_0, IQ4_NL): the 16 bytes of blocks g, g+2, g+4, g+6. All but
- * the last one's words lie in two vectors. The last 16 bytes are a load of their own: nothing behind the piece
- * is touched. */
+ * the last one's words lie in two vectors. The last 16 bytes are a load of their own: nothing behind the
+ * piece is touched. */
 UP_INLINE void up_words18(__m512i p[2], const uint8_t *w)
 {
     const __m512i even = _mm512_set_epi16(62, 61, 60, 59, 58, 57, 56, 55, 44, 43, 42, 41, 40, 39, 38, 37, 26,
