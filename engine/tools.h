@@ -4,6 +4,7 @@
 
 #include "base/dtype.h"
 #include "engine/measure.h"
+#include "engine/measure_predictor.h"
 
 #include <stdbool.h>
 #include <stdint.h>

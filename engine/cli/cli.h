@@ -102,7 +102,7 @@ void cli_interrupt_clear(void);
 const char *cli_nearest(const char *word, const char *const *names);
 
 /* The commands. */
-extern const struct cli_command cmd_bench, cmd_convert, cmd_eval, cmd_inspect, cmd_plan, cmd_probe,
-    cmd_profile, cmd_run, cmd_synth, cmd_tokenize;
+extern const struct cli_command cmd_bench, cmd_convert, cmd_eval, cmd_inspect, cmd_plan, cmd_predictor,
+    cmd_probe, cmd_profile, cmd_run, cmd_synth, cmd_tokenize;
 
 #endif

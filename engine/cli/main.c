@@ -13,8 +13,8 @@
 #include <unistd.h>
 
 static const struct cli_command *const commands[] = {
-    &cmd_run,   &cmd_tokenize, &cmd_eval,  &cmd_inspect, &cmd_convert, &cmd_synth,
-    &cmd_bench, &cmd_profile,  &cmd_probe, &cmd_plan,    NULL,
+    &cmd_run,   &cmd_tokenize, &cmd_eval,  &cmd_inspect, &cmd_convert,   &cmd_synth,
+    &cmd_bench, &cmd_profile,  &cmd_probe, &cmd_plan,    &cmd_predictor, NULL,
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands - 1 };
 

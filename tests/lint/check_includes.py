@@ -9,7 +9,7 @@ import sys
 FRONT = {
     "kernels": {"kernels/kernels.h", "kernels/device.h"},
     "io": {"io/gguf.h", "io/safetensors.h", "io/npy.h", "io/powerinfer.h", "io/aio.h", "io/store.h", "io/codec.h", "io/loader.h", "io/cache.h"},
-    "placement": {"placement/placement.h", "placement/profile.h", "placement/machine.h", "placement/probe.h", "placement/plan.h", "placement/plan_model.h", "placement/plan_page.h", "placement/predictor.h", "placement/simulate.h"},
+    "placement": {"placement/placement.h", "placement/profile.h", "placement/machine.h", "placement/probe.h", "placement/plan.h", "placement/plan_model.h", "placement/plan_page.h", "placement/predictor.h", "placement/predictor_train.h", "placement/simulate.h"},
     "engine": {"engine/calor.h", "engine/tools.h"},
 }
 # Folder (longest prefix wins) -> other folders whose front headers it may include.
