@@ -80,6 +80,8 @@ static unsigned memory_reap(struct aio *a, struct aio_event *ev, unsigned most, 
     unsigned n = 0;
     while (n < most && m->n) {
         unsigned i = m->reorder ? (unsigned)rng_below(&m->rng, m->n) : 0;
+        for (unsigned k = 0; k < m->n; k++)
+            if (m->wait[k].cancelled) i = k; /* never waits */
         uint64_t now = m->wait[i].due ? clock_ns() : 0;
         if (m->wait[i].due > now && !m->wait[i].cancelled) {
             if (!wait || n) break;

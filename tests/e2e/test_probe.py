@@ -57,7 +57,10 @@ took = time.time() - begin
 tap.check("--quick ends well", out.returncode == 0, out)
 m = json.loads(file.read_text()) if file.exists() else {}
 print(f"# {took:.1f} s")
-tap.check("in about 10 s (other work on the machine included: in 60)", took < 60, took)
+if os.getloadavg()[0] > 2 * os.cpu_count():
+    tap.skip("in about 10 s", f"the machine is busy (load {os.getloadavg()[0]:.1f})")
+else:
+    tap.check("in about 10 s (other work on the machine included: in 30)", took < 30, took)
 
 
 def known(figure):

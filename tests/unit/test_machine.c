@@ -247,6 +247,16 @@ static void wrong_files_are_refused_by_name(void **state)
     }
 }
 
+static void points_may_stand_in_any_order(void **state)
+{
+    (void)state;
+    struct err e;
+    OK(parse_with("{\"row\":1024,\"rate\":11000000000},{\"row\":16384,\"rate\":21000000000}",
+                  "{\"row\":16384,\"rate\":21000000000},{\"row\":1024,\"rate\":11000000000}", &e));
+    assert_int_equal(again.scattered.at[0].x, 1024);
+    assert_int_equal(machine_identity(&again), machine_identity(&m));
+}
+
 static void what_the_reader_refuses_is_not_written(void **state)
 {
     (void)state;
@@ -372,6 +382,7 @@ int main(void)
         cmocka_unit_test(what_is_written_is_read),
         cmocka_unit_test(the_identity_is_of_what_planning_uses),
         cmocka_unit_test(wrong_files_are_refused_by_name),
+        cmocka_unit_test(points_may_stand_in_any_order),
         cmocka_unit_test(what_the_reader_refuses_is_not_written),
         cmocka_unit_test(shipped_machines_are_whole),
         cmocka_unit_test(shipped_machines_are_joined_by_name),
