@@ -143,10 +143,10 @@ def main() -> None:
         raise RecipeError(f"--windows must lie between 1 and {most} (CETT is measured on all their tokens) and --predictor-steps must not be negative.")
     calor = engine.find_calor(a.calor)
     keep = {r.fork_from: r.fork_step for r in recipes if r.fork_from}
-    for r in ordered(recipes):
+    for r in [] if a.no_training else ordered(recipes):
         if not (data.data_folder(r) / "index.json").exists():
             data.prepare(r)
-        if not a.no_training and not train(r, a.runs, 0, keep.get(r.name, 0), False, a.compile):
+        if not train(r, a.runs, 0, keep.get(r.name, 0), False, a.compile):
             raise RecipeError("stopped: run the same command again to go on.")
     columns = []
     for r in recipes:
