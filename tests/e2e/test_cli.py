@@ -38,6 +38,8 @@ for c in commands:
     tap.check(f"{c}: unknown option, nothing near", one_error(out, 2, "'--zzzzzzzzzz'") and "mean" not in out.stderr, out)
     for arg in "/nonexistent/x.gguf", "/":
         args = ["-o", "/nonexistent/y.gguf", "--shape", "1b"] if c == "synth" else [arg]
+        if c == "probe":
+            args = ["--topology", arg]
         if c in ("tokenize", "run"):
             args += ["-p", "x"]
         if c in ("eval", "profile"):
