@@ -33,7 +33,7 @@ COUNTS = [4, 0, 1, 2, 1, 3, 1, 1, 1, 1, 2]
 
 
 def profile(runs=((0, 0, 3), (1, 7, 1)), trace=TRACE, neurons=F, layers=L, tokens=(6, 2), version=1, curve=True, counts=COUNTS, drop=None,
-            kind="calor.profile", partner=3, epsilon=0.0, held=1, share=0x3800, mean=0.5, fatrelu=True, ppl=None):
+            kind="calor.profile", partner=3, epsilon=0.0, held=1, share=0x3800, mean=0.5, fatrelu=True, lowest=5, ppl=None):
     keys = [
         key("general.type", 8, text(kind)), key("calor.profile.version", 4, struct.pack("<I", version)), key("calor.profile.model", 8, text("seed")),
         key("calor.profile.identity", 9, array(0, "B", range(16))), key("calor.profile.activation", 8, text("relu")), key("calor.profile.zeros", 7, b"\x01"),
@@ -60,7 +60,7 @@ def profile(runs=((0, 0, 3), (1, 7, 1)), trace=TRACE, neurons=F, layers=L, token
         if trace:
             parts.append((f"blk.{n}.trace", 24, (len(trace),), trace))
     if fatrelu:
-        parts.append(("fatrelu", 0, (3, 2), struct.pack("<6f", 0, 0.6, 5, 0.01, 0.7, 5.1)))
+        parts.append(("fatrelu", 0, (3, 2), struct.pack("<6f", 0, 0.6, lowest, 0.01, 0.7, 5.1)))
     if ppl:
         parts.append(("ppl", 0, (3, len(ppl["steps"])), b"".join(struct.pack("<3f", *step) for step in ppl["steps"])))
     parts = [p for p in parts if p[0] != drop]
@@ -80,6 +80,7 @@ def search(tokens=9, steps=((0, 0.6, 5), (0.125, 0.7, 5.04), (0.5, 0.8, 6)), dro
 SEEDS = {
     "all": profile(),
     "ppl": profile(ppl=search()),
+    "fatrelu-zero": profile(lowest=0),
     "ppl-missing": profile(ppl=search(drop="dense")),
     "ppl-nan": profile(ppl=search(perplexity=NAN)),
     "ppl-sparsity-too-high": profile(ppl=search(sparsity=1.5)),

@@ -1,93 +1,5 @@
-/* placement/profile: a recorder against plain counting over all tokens at once; files; merging; refusals. */
-#include "tests/unit/temp_dir.h"
-
-#include "base/rng.h"
-#include "base/strbuf.h"
-#include "io/gguf.h"
-#include "placement/profile_priv.h"
-
-#include <math.h>
-#include <sys/stat.h>
-
-enum { L = 3, F = 77, D = 12, PIECE = 150, PIECES = 4, HELD = 1, T = PIECE * PIECES };
-
-static const struct profile_subject subject = {.identity = {1, 2, 3},
-                                               .model = "tiny",
-                                               .activation = "relu",
-                                               .zeros = true,
-                                               .layers = L,
-                                               .neurons = F,
-                                               .width = D};
-
-/* Pieces 0 … PIECES-1-HELD are calibration, the rest held out. */
-struct data {
-    float h[L][T][F], norms[L][F], down[L][F][D], epsilon[L];
-};
-
-/* Neurons differ in how often they fire, and half of what a token has stays for the next. */
-static struct data *make(uint64_t seed, float epsilon)
-{
-    struct data *x = calloc(1, sizeof *x);
-    struct rng r;
-    assert_non_null(x);
-    rng_init(&r, seed);
-    for (int l = 0; l < L; l++) {
-        x->epsilon[l] = epsilon * (float)(1 + l);
-        for (int i = 0; i < F; i++) {
-            double sum = 0.0;
-            for (int c = 0; c < D; c++) {
-                x->down[l][i][c] = (float)rng_normal(&r);
-                sum += (double)x->down[l][i][c] * (double)x->down[l][i][c];
-            }
-            x->norms[l][i] = (float)sqrt(sum);
-        }
-        for (int t = 0; t < T; t++)
-            for (int i = 0; i < F; i++) {
-                double often = i == 5 ? 0.0 : i == 6 ? 1.0 : 0.9 * exp(-(double)i / (10.0 * (l + 1)));
-                bool stay = t && rng_f64(&r) < 0.5;
-                bool on = stay ? x->h[l][t - 1][i] != 0.0f : rng_f64(&r) < often;
-                x->h[l][t][i] = on ? (float)(rng_normal(&r) * (1.0 + i % 3)) : i % 2 ? -0.0f : 0.0f;
-            }
-    }
-    return x;
-}
-
-static bool is_on(const struct data *x, int l, int t, int i)
-{
-    return x->h[l][t][i] != 0.0f && fabsf(x->h[l][t][i]) * x->norms[l][i] >= x->epsilon[l];
-}
-
-static enum profile_text text_of(int piece)
-{
-    return piece < PIECES - HELD ? PROFILE_CALIBRATION : PROFILE_HELD_OUT;
-}
-
-/* Records pieces [p0, p1) in batches of odd sizes; every piece is traced from token 10 on. */
-static void record(struct profile_recorder *r, const struct data *x, int p0, int p1)
-{
-    struct err e;
-    for (int l = 0; l < L; l++) OK(profile_recorder_layer(r, (uint32_t)l, x->norms[l], x->epsilon[l], &e));
-    for (int p = p0; p < p1; p++) {
-        OK(profile_recorder_begin(r, text_of(p), (uint64_t)p * PIECE, 10, PIECE, &e));
-        for (uint32_t at = 0, n; at < PIECE; at += n) {
-            n = PIECE - at < 47 ? PIECE - at : 47;
-            for (uint32_t l = 0; l < L; l++)
-                OK(profile_recorder_add(r, l, at, n, x->h[l][(uint32_t)p * PIECE + at], &e));
-        }
-    }
-}
-
-static struct profile *profile_of(const struct data *x, int p0, int p1)
-{
-    struct err e;
-    struct profile_recorder *r;
-    struct profile *p;
-    OK(profile_recorder_create(&r, &(struct profile_settings){.subject = subject}, &e));
-    record(r, x, p0, p1);
-    OK(profile_recorder_finish(&p, r, &e));
-    profile_recorder_destroy(&r);
-    return p;
-}
+/* placement/profile: a recorder against plain counting over all tokens at once; files; merging. */
+#include "tests/unit/profile_data.h"
 
 static void counts_are_right(const struct profile *p, const struct data *x)
 {
@@ -451,6 +363,54 @@ static void files_keep_everything(void **state)
     free(x);
 }
 
+/* Searches by perplexity are written, read, and kept when a text is added. */
+static void searches_are_kept(void **state)
+{
+    (void)state;
+    struct err e;
+    struct data *x = make(11, 0.0f);
+    struct profile *p = profile_of(x, 0, PIECES), *q, *both;
+    struct profile_recorder *r;
+    const struct profile_ppl found = {1.0f, 0.25f, 0.75f, 5.05f, 5.0f, 1234};
+    const struct profile_ppl_point steps[] = {
+        {0.0f, 0.5f, 5.0f}, {0.25f, 0.75f, 5.05f}, {0.5f, 0.875f, 6.0f}};
+    const struct profile_fatrelu_point tried[] = {{0.0f, 0.5f, 5.0f},
+                                                  {0.5f, 0.75f, 5.04f},
+                                                  {1.0f, 0.875f, 5.5f}},
+                                       *own;
+    uint32_t n;
+    assert_null(profile_ppl(p));
+    assert_null(profile_fatrelu_best(p, 1.0, &own));
+    OK(profile_recorder_create(&r, &(struct profile_settings){.subject = subject}, &e));
+    FAILS(profile_recorder_ppl(r, &found, steps, 0, &e), ERR_ARG, "0 steps");
+    FAILS(profile_recorder_ppl(r, &found, steps, 257, &e), ERR_ARG, "257 steps");
+    OK(profile_recorder_ppl(r, &found, steps, 1, &e));
+    OK(profile_recorder_ppl(r, &found, steps, 3, &e));
+    for (int i = 0; i < 3; i++) OK(profile_recorder_fatrelu(r, &tried[i], &e));
+    record(r, x, 0, 2);
+    OK(profile_recorder_finish(&q, r, &e));
+    profile_recorder_destroy(&r);
+    OK(profile_write(q, in_dir("a.profile"), &e));
+    profile_close(&q);
+    OK(profile_open(&q, in_dir("a.profile"), &e));
+    for (int i = 0; i < 3; i++) {
+        OK(i == 0   ? profile_merge(&both, q, q, &e)
+           : i == 1 ? profile_merge(&both, p, q, &e)
+                    : profile_merge(&both, q, p, &e));
+        assert_memory_equal(profile_ppl(both), &found, sizeof found);
+        assert_memory_equal(profile_ppl_steps(both, &n), steps, sizeof steps);
+        assert_int_equal(n, 3);
+        assert_memory_equal(profile_fatrelu(both, &n), tried, sizeof tried);
+        assert_int_equal(n, 3);
+        assert_float_equal(profile_fatrelu_best(both, 1.0, &own)->threshold, 0.5, 0);
+        assert_float_equal(own->threshold, 0.0, 0);
+        profile_close(&both);
+    }
+    profile_close(&p);
+    profile_close(&q);
+    free(x);
+}
+
 static void merging_is_recording_at_once(void **state)
 {
     (void)state;
@@ -486,160 +446,6 @@ static void merging_is_recording_at_once(void **state)
     free(x);
 }
 
-static void lists_take_the_shorter_form(void **state)
-{
-    (void)state;
-    enum { N = 3000 };
-    struct err e;
-    struct rng r;
-    uint32_t list[N], got[N];
-    rng_init(&r, 1);
-    for (int k = 0; k <= 20; k++) {
-        struct profile_bytes b = {0};
-        uint32_t n = 0;
-        for (uint32_t i = 0; i < N; i++)
-            if (k == 20 || rng_f64(&r) < k * k / 400.0) list[n++] = i;
-        OK(profile_trace_add(&b, list, n, N, &e));
-        assert_true(b.n <= 2 + (N + 7) / 8);
-        if (k < 5) assert_true(b.n <= 2 + n + 60);
-        assert_int_equal(profile_trace_check(b.p, b.n, 1, N), b.n);
-        if (b.n > 1) assert_int_equal(profile_trace_check(b.p, b.n - 1, 1, N), 0);
-        if (n && list[n - 1] >= 1500) assert_int_equal(profile_trace_check(b.p, b.n, 1, 1500), 0);
-        struct profile_walk w = {b.p, 1, N};
-        assert_int_equal(profile_walk_next(&w, got), n);
-        assert_memory_equal(list, got, n * sizeof *list);
-        free(b.p);
-    }
-}
-
-static void misuse_is_refused(void **state)
-{
-    (void)state;
-    struct err e;
-    struct data *x = make(2, 0.0f);
-    struct profile_recorder *r;
-    struct profile *p;
-    struct profile_settings s = {.subject = subject, .trace_bytes = 2 * 100 * L * 13};
-    OK(profile_recorder_create(&r, &s, &e));
-    assert_int_equal(profile_recorder_trace_room(r), 100);
-    FAILS(profile_recorder_finish(&p, r, &e), ERR_STATE, "no token");
-    FAILS(profile_recorder_layer(r, L, x->norms[0], 0, &e), ERR_ARG, "layer 3 of a profile of 3");
-    FAILS(profile_recorder_layer(r, 0, x->norms[0], -1, &e), ERR_ARG, "epsilon");
-    OK(profile_recorder_layer(r, 0, x->norms[0], 0, &e));
-    FAILS(profile_recorder_add(r, 0, 0, 1, x->h[0][0], &e), ERR_STATE, "position 0");
-    FAILS(profile_recorder_begin(r, PROFILE_CALIBRATION, 0, 0, 101, &e), ERR_FULL, "room for 100 more");
-    OK(profile_recorder_begin(r, PROFILE_CALIBRATION, 0, 0, 100, &e));
-    OK(profile_recorder_add(r, 0, 0, 60, x->h[0][0], &e));
-    FAILS(profile_recorder_add(r, 0, 0, 1, x->h[0][0], &e), ERR_STATE, "expected 60");
-    FAILS(profile_recorder_finish(&p, r, &e), ERR_STATE, "layer 1 was given 0 tokens of a piece, layer 0 60");
-    x->h[1][0][3] = NAN;
-    OK(profile_recorder_begin(r, PROFILE_CALIBRATION, 0, 0, 0, &e));
-    FAILS(profile_recorder_add(r, 1, 0, 1, x->h[1][0], &e), ERR_NUMERIC, "layer 1: neuron 3 is nan");
-    FAILS(profile_recorder_grid(r, 0, (float[]){2, 1}, 2, &e), ERR_ARG, "ascending");
-    profile_recorder_destroy(&r);
-    profile_recorder_destroy(&r);
-    s.subject.neurons = 65537;
-    FAILS(profile_recorder_create(&r, &s, &e), ERR_ARG, "65537 neurons");
-    free(x);
-}
-
-/* A 13B model's worst case stays below 100 MiB: 40 layers of 13824 neurons, half of them active. */
-static void big_profiles_are_bounded(void **state)
-{
-    (void)state;
-    enum { BIG = 13824, LAYERS = 1 };
-    struct err e;
-    struct rng r;
-    struct profile_recorder *rec;
-    struct profile *p;
-    struct stat st;
-    struct profile_settings s = {.subject = subject, .trace_bytes = (48ull << 20) * LAYERS / 40};
-    s.subject.layers = LAYERS;
-    s.subject.neurons = BIG;
-    OK(profile_recorder_create(&rec, &s, &e));
-    uint32_t tokens = (uint32_t)profile_recorder_trace_room(rec);
-    assert_true(tokens >= 2 * PROFILE_RUN);
-    float *h = calloc(BIG, sizeof *h), *norms = calloc(BIG, sizeof *norms);
-    rng_init(&r, 1);
-    for (int i = 0; i < BIG; i++) norms[i] = 1.0f;
-    for (uint32_t l = 0; l < LAYERS; l++) OK(profile_recorder_layer(rec, l, norms, 0, &e));
-    for (int text = 0; text < 2; text++) {
-        OK(profile_recorder_begin(rec, (enum profile_text)text, 0, 0, tokens, &e));
-        for (uint32_t t = 0; t < tokens; t++) {
-            for (int i = 0; i < BIG; i++) h[i] = rng_u64(&r) & 1 ? 1.0f : 0.0f;
-            for (uint32_t l = 0; l < LAYERS; l++) OK(profile_recorder_add(rec, l, t, 1, h, &e));
-        }
-    }
-    OK(profile_recorder_finish(&p, rec, &e));
-    OK(profile_write(p, in_dir("big"), &e));
-    assert_int_equal(stat(in_dir("big"), &st), 0);
-    assert_true((double)st.st_size * 40 / LAYERS < 100.0 * 1048576);
-    profile_close(&p);
-    profile_recorder_destroy(&rec);
-    free(h);
-    free(norms);
-}
-
-/* Each seed of the fuzz target says in its name what is wrong; here is what must be said about it. */
-static void damaged_files_are_refused(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *name;
-        int code;
-        const char *says;
-    } seeds[] = {
-        {"all", 0, ""},
-        {"no-runs", 0, ""},
-        {"no-held-out", 0, ""},
-        {"version", ERR_UNSUPPORTED, "version 2: expected 1"},
-        {"other-kind", ERR_FORMAT, "is no profile"},
-        {"many-layers", ERR_FORMAT, "says 4096 layers, and has"},
-        {"many-neurons", ERR_FORMAT, "'blk.0.count' is I32 with 11 × 1 values: expected I32 with 65536 × 1"},
-        {"missing", ERR_FORMAT, "needs blk.1.p99, which is not there"},
-        {"count-too-high", ERR_FORMAT, "'blk.0.count', value 0: expected at most as many"},
-        {"count-negative", ERR_FORMAT, "'blk.0.count', value 0: expected at most as many"},
-        {"partner-too-high", ERR_FORMAT, "'blk.0.partner', value 0"},
-        {"share-too-high", ERR_FORMAT, "'blk.0.partner_share', value 0"},
-        {"mean-nan", ERR_FORMAT, "'blk.0.mean', value 0: expected a number from 0"},
-        {"epsilon-negative", ERR_FORMAT, "epsilon"},
-        {"run-too-long", ERR_FORMAT, "run.tokens', value 0: expected runs within the text"},
-        {"run-text", ERR_FORMAT, "run.text', value 0: expected 0 or 1"},
-        {"trace-short", ERR_FORMAT, "'blk.0.trace', value 8: expected a run's tokens"},
-        {"trace-long", ERR_FORMAT, "'blk.0.trace', value 10: expected the end of the last run"},
-        {"trace-past-f", ERR_FORMAT, "'blk.0.trace', value 8: expected a run's tokens"},
-        {"trace-bitmap-past-f", ERR_FORMAT, "'blk.0.trace', value 0: expected a run's tokens"},
-        {"trace-bitmap-count", ERR_FORMAT, "'blk.0.trace', value 0: expected a run's tokens"},
-        {"trace-long-number", ERR_FORMAT, "'blk.0.trace', value 0: expected a run's tokens"},
-    };
-    for (size_t i = 0; i < sizeof seeds / sizeof *seeds; i++) {
-        char path[128];
-        struct err e = {0};
-        struct profile *p;
-        snprintf(path, sizeof path, "tests/fuzz/corpus/profile/%s", seeds[i].name);
-        int rc = profile_open(&p, path, &e);
-        if (rc != seeds[i].code || !strstr(e.msg, seeds[i].says))
-            fail_msg("%s: %d %s", seeds[i].name, rc, e.msg);
-        if (i == 0) { /* written by another writer of the format */
-            uint32_t list[11], n;
-            struct profile_walk w;
-            assert_int_equal(profile_order(p, 1)[0], 0);
-            assert_int_equal(profile_order(p, 1)[1], 5);
-            assert_float_equal(profile_curve(p, 0, &n)[1].cett, 0.05, 1e-6);
-            profile_walk_init(&w, p, 1, 1);
-            assert_int_equal(profile_walk_next(&w, list), 1);
-            assert_int_equal(list[0], 5);
-            assert_float_equal(profile_fatrelu(p, &n)[1].perplexity, 5.1, 1e-6);
-        }
-        profile_close(&p);
-    }
-    struct err e;
-    struct profile *p;
-    write_file(in_dir("x"), "hello", 5);
-    FAILS(profile_open(&p, in_dir("x"), &e), ERR_FORMAT, "x'");
-    FAILS(profile_open(&p, in_dir("none"), &e), ERR_IO, "No such file");
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -647,11 +453,8 @@ int main(void)
         cmocka_unit_test(everything_is_counted),
         cmocka_unit_test(cett_follows_its_definition),
         cmocka_unit_test(files_keep_everything),
+        cmocka_unit_test(searches_are_kept),
         cmocka_unit_test(merging_is_recording_at_once),
-        cmocka_unit_test(lists_take_the_shorter_form),
-        cmocka_unit_test(misuse_is_refused),
-        cmocka_unit_test(damaged_files_are_refused),
-        cmocka_unit_test(big_profiles_are_bounded),
     };
     return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
 }
