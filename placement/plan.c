@@ -75,7 +75,7 @@ struct cost_settings plan_cost_settings(const struct plan *p)
 
 /* ---- Searching ---- */
 
-enum { PAIRS = 60, STARTS_MOST = 40, STARTS_SIZE = 6000 };
+enum { PAIRS = 60, STARTS_MOST = 24, STARTS_SIZE = 8000 };
 
 struct job {
     const struct plan_model *m;
@@ -116,7 +116,20 @@ static void start_elsewhere(struct job *j, struct solver *s)
     }
 }
 
-/* One way of using the machine. *ram_binds: RAM was short at the bound. */
+/* Whether RAM alone would hold everything: then it is never short. */
+static bool all_in_ram(const struct solver *s)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < s->c->entries; i++) {
+        const struct cost_layer *l = &s->c->layer[i];
+        struct cost_place p = {.attention = PLAN_RAM, .kv = PLAN_RAM};
+        for (int k = 0; k < PLAN_PARTS; k++) p.part[k].ram = l->units;
+        sum += cost_bytes(l, &p, PLAN_RAM);
+    }
+    return sum <= s->ram;
+}
+
+/* One way of using the machine. *ram_binds: RAM may be short, so the disk may help. */
 static int search(struct job *j, bool gpu, bool disk, bool *ram_binds)
 {
     struct solver s;
@@ -125,23 +138,25 @@ static int search(struct job *j, bool gpu, bool disk, bool *ram_binds)
     capacities(j->p, &s, gpu, disk);
     double time;
     r = solver_dual(&s, j->places, j->over, &time, j->e);
+    *ram_binds = !all_in_ram(&s);
     if (r || s.bound == INFINITY) { /* an error, or provably nothing fits */
-        *ram_binds = true;
         solver_finish(&s);
         return r;
     }
-    *ram_binds = s.ram_price > 0 || time == INFINITY;
-    if (r == 0 && time < INFINITY) keep_best(j, solver_improve(&s, j->places, 0, j->e));
+    /* Few layers: every start is worth the pairs. */
+    int pairs = (uint64_t)j->c->entries * (j->c->layer[0].units + 1) < STARTS_SIZE / 2 ? PAIRS : 0;
+    if (r == 0 && time < INFINITY) keep_best(j, solver_improve(&s, j->places, pairs, j->e));
     /* Never worse than the rules of others. */
     if (r == 0 && solver_by_frequency(&s, j->m, j->places, j->e) && solver_fits(&s, j->places))
-        keep_best(j, solver_improve(&s, j->places, 0, j->e));
+        keep_best(j, solver_improve(&s, j->places, pairs, j->e));
     if (r == 0 && solver_by_layer(&s, j->places) && solver_fits(&s, j->places))
-        keep_best(j, solver_improve(&s, j->places, 0, j->e));
+        keep_best(j, solver_improve(&s, j->places, pairs, j->e));
     if (r == 0) {
         memcpy(j->places, j->over, j->c->entries * sizeof *j->places);
         if (solver_repair(&s, j->places)) keep_best(j, solver_improve(&s, j->places, PAIRS, j->e));
     }
     if (r == 0) start_elsewhere(j, &s);
+    if (r == 0) keep_best(j, solver_exact(&s, j->places, j->best, j->e));
     if (r == 0 && s.bound < j->bound) j->bound = s.bound;
     solver_finish(&s);
     return r;

@@ -463,6 +463,13 @@ static void bound_of(struct solver *s, uint32_t i, double vram, double ram, stru
     put_in_pool(s, i, &out->real);
 }
 
+double solver_least(struct solver *s, uint32_t i)
+{
+    struct bounded b;
+    bound_of(s, i, s->vram_price, s->ram_price, &b);
+    return b.value;
+}
+
 static void evaluate(struct search *q, double vram, double ram)
 {
     struct solver *s = q->s;

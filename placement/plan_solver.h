@@ -49,6 +49,11 @@ bool solver_repair(struct solver *s, struct cost_place *places);
 /* Improves a placement that fits by moving parts of one layer, then (at most `pairs` times) of two at once.
  * Returns its time. */
 double solver_improve(struct solver *s, struct cost_place *places, int pairs, struct err *e);
+/* The bound's part of entry i: no placement of it has less time and prices. */
+double solver_least(struct solver *s, uint32_t i);
+/* In small problems the best placement there is: `places` is replaced where it is faster than `time`; returns
+ * its time, else `time`. */
+double solver_exact(struct solver *s, struct cost_place *places, double time, struct err *e);
 /* Whether anything fits at all. */
 bool solver_possible(struct solver *s);
 
