@@ -18,6 +18,11 @@
  * each, so who makes them does not matter; both are multiples of every block length. */
 enum { PIECE = 1 << 16, BATCH_PIECES = 64, QUANTILES = 1 << 16 };
 
+double synth_normal(double x)
+{
+    return 0.5 * erfc(-x * M_SQRT1_2);
+}
+
 /* P. J. Acklam's rational approximation, relative error below 1.2e-9. */
 double synth_normal_quantile(double p)
 {
@@ -50,7 +55,7 @@ struct job {
     uint64_t piece;        /* values */
     size_t piece_bytes;
     unsigned char *out;
-    float *values; /* a piece a thread */
+    float *values; /* two pieces a thread */
     _Atomic int rc;
     struct err err; /* of the first thread that failed */
 };
@@ -77,20 +82,42 @@ static void fill(float *v, uint64_t n, const struct job *j, uint64_t seed)
     }
 }
 
+static bool in_rows(const struct synth_tensor *t)
+{
+    return t->fill == SYNTH_PLANTED || t->fill == SYNTH_OUTPUTS;
+}
+
+/* The rows of a piece, which holds whole ones. */
+static int plant_rows(const struct job *j, uint64_t first, float *v, uint64_t n, unsigned char *code,
+                      float *back, struct err *e)
+{
+    const struct synth_tensor *t = j->t;
+    for (uint64_t i = 0; i < n; i += t->ne[0]) {
+        uint64_t row = (first + i) / t->ne[0];
+        if (t->shared_heads > 1 && row >= t->shared_from) {
+            uint64_t at = row - t->shared_from, head = at / t->head;
+            fill(v + i, t->ne[0], j, piece_seed(j->seed, 1, head / t->shared_heads * t->head + at % t->head));
+        }
+        synth_plant_row(t, row, v + i);
+        int rc = t->exact ? synth_plant_exact(t, row, v + i, code, back, e) : 0;
+        if (rc) return rc;
+    }
+    return 0;
+}
+
 static void make_pieces(struct team_member *m, void *arg)
 {
     struct job *j = arg;
-    float *v = j->values + (size_t)m->ith * j->piece;
+    float *v = j->values + (size_t)m->ith * 2 * j->piece;
     int64_t pieces = (int64_t)((j->count + j->piece - 1) / j->piece), p;
     while (team_next(m, 0, pieces, 1, &p)) {
         uint64_t begin = (uint64_t)p * j->piece,
                  n = j->count - begin < j->piece ? j->count - begin : j->piece;
         fill(v, n, j, piece_seed(j->seed, 0, j->first / j->piece + (uint64_t)p));
-        if (j->t->fill == SYNTH_PLANTED) /* pieces of whole rows */
-            for (uint64_t i = 0; i < n; i += j->t->ne[0])
-                synth_plant_row(j->t, (j->first + begin + i) / j->t->ne[0], v + i);
+        unsigned char *out = j->out + (size_t)p * j->piece_bytes;
         struct err e;
-        int rc = kern_encode(j->t->type, j->out + (size_t)p * j->piece_bytes, v, (int64_t)n, &e);
+        int rc = in_rows(j->t) ? plant_rows(j, j->first + begin, v, n, out, v + j->piece, &e) : 0;
+        if (rc == 0) rc = kern_encode(j->t->type, out, v, (int64_t)n, &e);
         int none = 0;
         if (rc && atomic_compare_exchange_strong(&j->rc, &none, rc)) j->err = e;
     }
@@ -107,7 +134,7 @@ struct synth {
 /* Planted tensors are made in whole rows. */
 static uint64_t piece_values(const struct synth_tensor *t)
 {
-    if (t->fill != SYNTH_PLANTED) return PIECE;
+    if (!in_rows(t)) return PIECE;
     return t->ne[0] > PIECE ? t->ne[0] : PIECE / t->ne[0] * t->ne[0];
 }
 
@@ -155,6 +182,22 @@ static int check_type(const struct synth_settings *s, const struct synth_tensor 
     return 0;
 }
 
+int synth_check(const struct synth_settings *s, const struct synth_tensor *t, int n, struct err *e)
+{
+    int rc = 0;
+    for (int i = 0; rc == 0 && i < n; i++) rc = check_type(s, &t[i], e);
+    return rc;
+}
+
+int synth_put_header(struct gguf_writer *w, const struct synth_settings *s, const struct synth_tensor *t,
+                     int n, struct err *e)
+{
+    int rc = synth_put_metadata(w, s, e);
+    for (int i = 0; rc == 0 && i < n; i++)
+        rc = gguf_declare(w, t[i].name, t[i].type, t[i].n_dims, t[i].ne, e);
+    return rc ? rc : gguf_write_header(w, e);
+}
+
 int synth_write(const struct synth_settings *s, struct err *e)
 {
     struct synth y = {.s = s};
@@ -163,8 +206,7 @@ int synth_write(const struct synth_settings *s, struct err *e)
     struct synth_tensor *t = synth_tensors(s, &n);
     uint64_t piece = PIECE;
     if (!t) return err_set(e, ERR_NOMEM, "no memory for the list of tensors");
-    for (int i = 0; i < n; i++)
-        if ((rc = check_type(s, &t[i], e))) goto out;
+    if ((rc = synth_check(s, t, n, e))) goto out;
     if (s->stats.sparsity != 0 && (rc = synth_plant(s, t, n, e))) goto out;
     for (int i = 0; i < n; i++) {
         y.total += t[i].ne[0] * t[i].ne[1];
@@ -172,7 +214,7 @@ int synth_write(const struct synth_settings *s, struct err *e)
     }
     if ((rc = team_create(&y.team, &(struct team_settings){.threads = s->threads}, e))) goto out;
     y.quantile = malloc(QUANTILES * sizeof *y.quantile);
-    y.values = malloc((size_t)team_size(y.team) * piece * sizeof *y.values);
+    y.values = malloc((size_t)team_size(y.team) * 2 * piece * sizeof *y.values);
     y.out = malloc((size_t)BATCH_PIECES * piece * sizeof(float)); /* no type is wider than F32 */
     if (!y.quantile || !y.values || !y.out) {
         rc = err_set(e, ERR_NOMEM, "no memory for the buffers of %d threads", team_size(y.team));
@@ -181,10 +223,7 @@ int synth_write(const struct synth_settings *s, struct err *e)
     for (int i = 0; i < QUANTILES; i++) y.quantile[i] = (float)synth_normal_quantile((i + 0.5) / QUANTILES);
 
     if ((rc = gguf_writer_create(&w, s->path, e))) goto out;
-    if ((rc = synth_put_metadata(w, s, e))) goto out;
-    for (int i = 0; i < n; i++)
-        if ((rc = gguf_declare(w, t[i].name, t[i].type, t[i].n_dims, t[i].ne, e))) goto out;
-    if ((rc = gguf_write_header(w, e))) goto out;
+    if ((rc = synth_put_header(w, s, t, n, e))) goto out;
     for (int i = 0; i < n; i++)
         if ((rc = write_tensor(&y, w, &t[i], i, e))) goto out;
     rc = gguf_writer_finish(w, e);

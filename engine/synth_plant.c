@@ -7,8 +7,8 @@
  * u is ±1 on the first K channels ("constant channels") and 0 elsewhere; each embedding row holds c·u exactly
  * (blocks of equal values survive every type). `token` is the Gaussian rest of the embedding. `context` is
  * made by the first layer's attention: its q and k see only u, so their rotated product depends on the
- * distance alone and weighs the last few values with a fixed window; its v does not see u. All later
- * contributions are kept small, so every layer's normalised input has the same statistics.
+ * distance alone and weighs the last few values with fixed windows (synth_window.c); its v does not see u.
+ * All later contributions are kept small, so every layer's normalised input has the same statistics.
  *
  * A gate row is a full-rank Gaussian with u projected out, plus a multiple of u: the neuron's threshold. Its
  * product is then normal with known mean and variance, and P(active) = Φ(q). Gate, up and down keep the scale
@@ -27,18 +27,11 @@
 #include <string.h>
 
 /* Energies (mean squares by channel) as shares of the stream after the first attention. */
-#define STREAM_RMS   0.25 /* of x: well above the norms' epsilon, well inside half precision */
-#define CONSTANT     0.5
-#define REST         0.02 /* what all layers together add, as a share of context + token */
-#define P_MOST       0.98 /* no neuron fires more often */
-#define ROPE_BASE    10000.0
-#define WINDOW_PEAK  20.0 /* attention score at the window's middle, over that of distant positions */
-#define WINDOW_REACH 4096
-
-static double phi(double q)
-{
-    return 0.5 * erfc(-q * M_SQRT1_2);
-}
+#define STREAM_RMS 0.25 /* of x: well above the norms' epsilon, well inside half precision */
+#define CONSTANT   0.5
+#define REST       0.005 /* what all layers together add, as a share of context + token */
+#define REPEATS    0.015 /* of a text's variance, which repeats tokens, below random ones': about halfway */
+#define P_MOST     0.98  /* no neuron fires more often */
 
 /* P(both of two standard normals of correlation r are below q), by Owen's T function. */
 static double phi2(double q, double r)
@@ -49,7 +42,7 @@ static double phi2(double q, double r)
         double x = a * i / STEPS, w = i == 0 || i == STEPS ? 1 : i % 2 ? 4 : 2;
         sum += w * exp(-0.5 * q * q * (1 + x * x)) / (1 + x * x);
     }
-    return phi(q) - sum * a / STEPS / 3 / M_PI;
+    return synth_normal(q) - sum * a / STEPS / 3 / M_PI;
 }
 
 /* ---- Hotness ---- */
@@ -128,51 +121,15 @@ static int fit_persistence(double *r, const double *p, double want, int parts, s
     return 0;
 }
 
-/* ---- The window of the first attention ---- */
-
-struct window {
-    uint32_t pairs, first; /* of a head; the first that takes part: faster ones are still */
-    double middle;         /* distance that gets most weight */
-    double smooth, count;  /* correlation of neighbouring averages; positions that a mean is worth */
-};
-
-static double theta(uint32_t j, uint32_t pairs)
-{
-    return pow(ROPE_BASE, -(double)j / pairs);
-}
-
-/* A window about `width` positions wide. */
-static void window_make(struct window *w, uint32_t pairs, double width)
-{
-    *w = (struct window){.pairs = pairs, .middle = ceil(2 * width)};
-    /* The curvature at the middle is PEAK·mean θ²: leave out the frequencies that make it too sharp. */
-    for (;; w->first++) {
-        double sum = 0;
-        for (uint32_t j = w->first; j < pairs; j++) sum += theta(j, pairs) * theta(j, pairs);
-        if (w->first + 1 >= pairs || WINDOW_PEAK * sum / (pairs - w->first) <= 1 / (width * width)) break;
-    }
-    double sum = 0, squares = 0, lag = 0, before = 0;
-    for (int i = 0; i < WINDOW_REACH; i++) {
-        double score = 0;
-        for (uint32_t j = w->first; j < pairs; j++) score += cos((i - w->middle) * theta(j, pairs));
-        double v = exp(WINDOW_PEAK * (score / (pairs - w->first) - 1));
-        sum += v;
-        squares += v * v;
-        lag += v * before;
-        before = v;
-    }
-    w->smooth = lag / squares;
-    w->count = sum * sum / squares;
-}
-
 /* ---- The plan ---- */
 
-static double relative_error(enum dtype type, struct err *e, int *rc)
+/* Mean square of what the type holds, relative to that of the normal values it was given. */
+static double type_energy(enum dtype type, struct err *e, int *rc)
 {
     enum { N = 1 << 14 };
     float *v = malloc(2 * N * sizeof *v);
     unsigned char *code = malloc(N * sizeof *v);
-    double err = 0, all = 0;
+    double held = 0, all = 0;
     if (!v || !code) {
         *rc = err_set(e, ERR_NOMEM, "no memory to measure the error of %s", dtype_name(type));
         goto out;
@@ -183,13 +140,13 @@ static double relative_error(enum dtype type, struct err *e, int *rc)
     if ((*rc = kern_encode(type, code, v, N, e))) goto out;
     kern_tier(KERN_REF)->decode(type, v + N, code, N);
     for (int i = 0; i < N; i++) {
-        err += ((double)v[N + i] - (double)v[i]) * ((double)v[N + i] - (double)v[i]);
+        held += (double)v[N + i] * (double)v[N + i];
         all += (double)v[i] * (double)v[i];
     }
 out:
     free(v);
     free(code);
-    return all > 0 ? err / all : 0;
+    return all > 0 ? held / all : 1;
 }
 
 /* Number of constant channels: whole pairs of blocks where the width allows. */
@@ -241,9 +198,9 @@ static void thresholds(float *out, uint32_t f, const double *p, int parts, uint6
 
 struct synth_plant {
     uint32_t channels;
-    double error; /* of the matrices' type: mean square relative to the values' */
-    double token, context;
-    struct window window;
+    double held; /* mean square in the matrices' type, relative to the values' */
+    double token, context, correlation;
+    struct synth_window window;
     struct activation act;
     const struct synth_settings *s;
 };
@@ -257,7 +214,7 @@ static struct synth_tensor *find(struct synth_tensor *t, int n, const char *fmt,
     return NULL;
 }
 
-/* The first attention's rows: q with equal rotation for all pairs, k turned back by the window's middle. */
+/* The first attention's rows (synth_window.c). */
 static int plant_attention(struct synth_plant *y, struct synth_tensor *t, int n, struct err *e)
 {
     const struct synth_shape *h = &y->s->shape;
@@ -266,7 +223,7 @@ static int plant_attention(struct synth_plant *y, struct synth_tensor *t, int n,
     /* Of the normalised input, before there is context: constant share, token share. */
     double all = CONSTANT + y->token, unit = sqrt(CONSTANT / all * h->d * y->channels);
     /* Σ over pairs of size²/√hd = PEAK. */
-    double size = sqrt(WINDOW_PEAK * sqrt((double)hd) / (pairs - y->window.first));
+    double size = sqrt(SYNTH_WINDOW_PEAK * sqrt((double)hd) / (pairs - y->window.first));
     const char *name[3] = {"blk.%u.attn_q.weight", "blk.%u.attn_k.weight", "blk.%u.attn_v.weight"};
     const uint32_t rows[3] = {h->d, kv, kv};
     struct synth_tensor *w = falcon ? find(t, n, "blk.%u.attn_qkv.weight", 0) : NULL;
@@ -284,18 +241,29 @@ static int plant_attention(struct synth_plant *y, struct synth_tensor *t, int n,
             w->bare_from = UINT64_MAX;
             w->damped_to = part < 2 ? (falcon ? (uint64_t)h->d + kv : w->ne[1]) : 0;
         }
-        if (part == 2) w->bare_from = row;
+        if (part == 2) {
+            w->bare_from = row;
+            w->shared_from = row;
+            w->shared_heads = y->window.shared;
+            w->head = hd;
+        }
         for (uint32_t i = 0; i < rows[part]; i++, row++) {
             uint32_t in = i % hd, j = falcon ? in % pairs : in / 2, second = falcon ? in / pairs : in % 2;
-            double angle = part == 1 ? y->window.middle * theta(j, pairs) : 0;
+            int window = part == 0 ? synth_window_of(&y->window, i / hd) : -1;
+            double angle = window < 0 ? 0
+                                      : -synth_window_middle(&y->window, (uint32_t)window) *
+                                            synth_window_theta(&y->window, j);
             if (part < 2 && j >= y->window.first)
                 w->along[row] = (float)(size * (second ? sin(angle) : cos(angle)) / unit);
         }
     }
-    /* What the values' mean carries, brought to the context's energy. */
-    double in = y->token / all * (1 + y->error) / y->window.count;
-    find(t, n, "blk.%u.attn_output.weight", 0)->scale =
-        (float)(STREAM_RMS * sqrt(y->context / in / h->d / (1 + y->error)));
+    /* What the windows' differences carry, brought to the context's energy. */
+    double in = y->token / all * y->held * y->window.energy;
+    w = find(t, n, "blk.%u.attn_output.weight", 0);
+    w->fill = SYNTH_OUTPUTS;
+    w->window = y->window;
+    w->head = hd;
+    w->scale = (float)(STREAM_RMS * sqrt(y->context / in));
     return 0;
 }
 
@@ -309,10 +277,13 @@ static int plant_gate(const struct synth_plant *y, struct synth_tensor *w, const
     w->along = malloc(h->f * sizeof *w->along);
     if (!w->along) return err_set(e, ERR_NOMEM, "no memory for %" PRIu32 " thresholds", h->f);
     thresholds(w->along, h->f, p, y->act.kind == KERN_DRELU ? 2 : 1, seed);
-    /* The type's error is noise on the tokens' part, and a fixed offset by way of the constant part. */
-    double s = sqrt(noise * (1 + y->error) + constant * y->error), unit = sqrt(constant * h->d * y->channels);
+    /* The type's error is noise on the tokens' part; on the constant part it would be a fixed offset, which
+     * would spread the neurons' frequencies. */
+    w->exact = true;
+    w->deviation = sqrt(noise * y->held * (1 - REPEATS));
+    w->unit = sqrt(constant * h->d * y->channels);
     for (uint32_t i = 0; i < h->f; i++)
-        w->along[i] = (float)(((double)w->along[i] * s + (double)y->act.param) / unit);
+        w->along[i] = (float)(((double)w->along[i] * w->deviation + (double)y->act.param) / w->unit);
     return 0;
 }
 
@@ -330,6 +301,8 @@ static int plant_layer(const struct synth_plant *y, struct synth_tensor *t, int 
     if (!rc && y->act.kind == KERN_DRELU)
         rc = plant_gate(y, find(t, n, "blk.%u.ffn_up.weight", layer), p, CONSTANT / all, noise / all,
                         y->s->seed * 4099 + 2 * layer, e); /* the same seed: a neuron's two halves agree */
+    find(t, n, falcon ? "blk.%u.ffn_up.weight" : "blk.%u.ffn_gate.weight", layer)->correlation =
+        before ? 0 : y->correlation;
     find(t, n, "blk.%u.ffn_down.weight", layer)->scale =
         (float)(part / sqrt(energy(&y->act, p, sqrt(noise / all)) * h->f));
     if (layer > 0) find(t, n, "blk.%u.attn_output.weight", layer)->scale = (float)(part / sqrt(h->d));
@@ -356,6 +329,9 @@ int synth_plant(const struct synth_settings *s, struct synth_tensor *t, int n, s
                        "--sparsity needs d of 32 and heads of 8 values at least, found d=%" PRIu32
                        " and heads of %" PRIu32,
                        h->d, h->d / h->heads);
+    if (h->heads < 2)
+        return err_set(e, ERR_ARG,
+                       "--sparsity needs 2 heads at least: neurons stay active through pairs of heads");
     double low = want->sparsity - want->spread, high = want->sparsity + want->spread;
     if (!(low > 0 && high < 1))
         return err_set(e, ERR_ARG,
@@ -366,13 +342,14 @@ int synth_plant(const struct synth_settings *s, struct synth_tensor *t, int n, s
     if ((rc = fit_persistence(&r, p, want->persistence, parts, e))) return rc;
     /* The narrowest window that leaves half of the change to the token itself. */
     for (double width = 1;; width *= 1.25) {
-        window_make(&y.window, h->d / h->heads / 2, width);
+        synth_window_make(&y.window, h, width);
         if (y.window.smooth >= sqrt(r) || width > 64) break;
     }
     double share = fmin(0.995, r / y.window.smooth);
+    y.correlation = r;
     y.context = (1 - CONSTANT) * share;
     y.token = (1 - CONSTANT) * (1 - share);
-    y.error = relative_error(s->type, e, &rc);
+    y.held = type_energy(s->type, e, &rc);
     if (rc) return rc;
 
     struct synth_tensor *embd = find(t, n, "token_embd.weight", 0);
@@ -380,7 +357,7 @@ int synth_plant(const struct synth_settings *s, struct synth_tensor *t, int n, s
     embd->channels = y.channels;
     embd->bare_from = 0;
     embd->along_all = (float)(STREAM_RMS * sqrt(CONSTANT * h->d / y.channels));
-    embd->scale = (float)(STREAM_RMS * sqrt(y.token * h->d / (h->d - y.channels) / (1 + y.error)));
+    embd->scale = (float)(STREAM_RMS * sqrt(y.token * h->d / (h->d - y.channels) / y.held));
     for (int i = 0; i < n; i++) /* near enough to one not to change the products' variance */
         if (t[i].fill == SYNTH_NEAR_ONE || t[i].fill == SYNTH_SMALL) t[i].scale *= 0.2f;
     if ((rc = plant_attention(&y, t, n, e))) return rc;
@@ -402,8 +379,24 @@ static float sign(uint64_t i, uint32_t channels)
     return i / run % 2 ? -1.0f : 1.0f;
 }
 
+static double project(const struct synth_tensor *t, const float *v)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < t->channels; i++) sum += (double)(v[i] * sign(i, t->channels));
+    return sum / t->channels;
+}
+
+static void add(const struct synth_tensor *t, float *v, double along)
+{
+    for (uint32_t i = 0; i < t->channels; i++) v[i] += (float)along * sign(i, t->channels);
+}
+
 void synth_plant_row(const struct synth_tensor *t, uint64_t row, float *v)
 {
+    if (t->fill == SYNTH_OUTPUTS) {
+        synth_window_output(&t->window, t->head, row, t->scale, v);
+        return;
+    }
     if (row < t->damped_to) /* q and k of the first attention: hardly any of the token */
         for (uint64_t i = 0; i < t->ne[0]; i++) v[i] *= 0.25f;
     float along = t->along ? t->along[row] : t->along_all;
@@ -411,8 +404,44 @@ void synth_plant_row(const struct synth_tensor *t, uint64_t row, float *v)
         for (uint32_t i = 0; i < t->channels; i++) v[i] = along * sign(i, t->channels);
         return;
     }
-    double sum = 0;
-    for (uint32_t i = 0; i < t->channels; i++) sum += (double)(v[i] * sign(i, t->channels));
-    along -= (float)(sum / t->channels);
-    for (uint32_t i = 0; i < t->channels; i++) v[i] += along * sign(i, t->channels);
+    add(t, v, -project(t, v));
+    if (t->exact) { /* all neurons' products have the same deviation */
+        double sum = 0;
+        for (uint64_t i = 0; i < t->ne[0]; i++) sum += (double)v[i] * (double)v[i];
+        float scale = (float)((double)t->scale * sqrt((double)t->ne[0] / sum));
+        for (uint64_t i = 0; i < t->ne[0]; i++) v[i] *= scale;
+    }
+    add(t, v, (double)along);
+}
+
+/* What the encoding has grows with what is added, by steps: halving finds the step. Only the blocks that hold
+ * the channels are encoded. */
+int synth_plant_exact(const struct synth_tensor *t, uint64_t row, float *v, void *code, float *back,
+                      struct err *e)
+{
+    uint32_t block = dtype_info(t->type)->block, n = (t->channels + block - 1) / block * block;
+    double want = (double)t->along[row], low = 0, high = 0, now = 0, best = 0, least = INFINITY;
+    double reach = 0;
+    for (int k = 0; k < 12; k++) {
+        add(t, v, now - reach);
+        reach = now;
+        int rc = kern_encode(t->type, code, v, n, e);
+        if (rc) return rc;
+        kern_tier(KERN_REF)->decode(t->type, back, code, n);
+        double off = project(t, back) - want;
+        if (fabs(off) < least) {
+            least = fabs(off);
+            best = now;
+        }
+        if (k == 0) { /* four times the error to the other side */
+            low = fmin(0, -4 * off);
+            high = fmax(0, -4 * off);
+        } else if (off > 0)
+            high = now;
+        else
+            low = now;
+        now = (low + high) / 2;
+    }
+    add(t, v, best - reach);
+    return 0;
 }

@@ -2,6 +2,7 @@
 
     m = Model(path)          # gguf-py reads and dequantises
     for h in m.hidden(ids):  # (tokens, f) per layer: what the FFN multiplies down with
+    for x, h in m.ffns(ids): # and what the FFN sees, (tokens, d)
 """
 import functools
 
@@ -74,18 +75,24 @@ class Model:
         return h, h @ self.w(b + "ffn_down.weight").T
 
     def hidden(self, ids):
+        for _, h in self.ffns(ids):
+            yield h
+
+    def ffns(self, ids):
         x = self.w("token_embd.weight")[ids]
         for i in range(self.layers):
             b = f"blk.{i}."
             if self.arch == "falcon":
-                h, y = self.ffn(self.norm(x, b + "attn_norm"), b)
+                seen = self.norm(x, b + "attn_norm")
+                h, y = self.ffn(seen, b)
                 x = x + y + self.attention(self.norm(x, b + "attn_norm_2"), b)
             else:
                 x = x + self.attention(self.norm(x, b + "attn_norm"), b)
-                h, y = self.ffn(self.norm(x, b + "ffn_norm"), b)
+                seen = self.norm(x, b + "ffn_norm")
+                h, y = self.ffn(seen, b)
                 x = x + y
-            yield h
-        self.logits = self.norm(x, "output_norm") @ self.w("output.weight").T
+            yield seen, h
+        self.logits = self.norm(x, "output_norm") @ self.w("output.weight" if "output.weight" in self.t else "token_embd.weight").T
 
 
 def statistics(active, hot=0.26):
