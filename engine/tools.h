@@ -52,6 +52,11 @@ enum dtype synth_output_type(enum dtype type, uint32_t d);
  * thread, and the vocabulary. */
 int synth_write(const struct synth_settings *s, struct err *e);
 
+/* For plans of models that are not here: at s->path the model's header and tensor directory without weights,
+ * at `profile` a profile of it with the planted statistics, neurons in the order of the model that the same
+ * settings write. ERR_ARG without statistics. Memory: about 40 bytes a neuron and the trace. */
+int synth_write_profile(const struct synth_settings *s, const char *profile, struct err *e);
+
 /* ---- Converting a checkpoint to GGUF ---- */
 struct convert_settings {
     const char *src; /* a Hugging Face folder or a GGUF file */

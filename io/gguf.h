@@ -65,6 +65,9 @@ void gguf_close(struct gguf **f);
  * mapped weights. (Files replaced through a rename, as Calor writes them, are not affected.) */
 int gguf_check_size(const struct gguf *f, struct err *e);
 
+/* False where a file ends with its metadata, as GGUF_META lets it. */
+bool gguf_has_data(const struct gguf *f);
+
 const char *gguf_path(const struct gguf *f); /* of the first shard */
 int gguf_version(const struct gguf *f);
 bool gguf_is_powerinfer(const struct gguf *f); /* magic PWRI */
@@ -110,8 +113,8 @@ int gguf_read_tensor(const struct gguf *f, const struct gguf_tensor *t, uint64_t
                      struct err *e);
 
 /* Which model this is: XXH3-128 over the shards' sizes and metadata (header, keys, tensor directory) and the
- * first and last 4 KiB of each tensor; docs/profile-format.md has it exactly. The same for every path, mode
- * and machine. Text: 32 digits and a NUL. */
+ * first and last 4 KiB of each tensor, where there is data; docs/profile-format.md has it exactly. The same
+ * for every path, mode and machine. Text: 32 digits and a NUL. */
 int gguf_identity(const struct gguf *f, uint8_t out[16], struct err *e);
 void gguf_identity_text(const uint8_t id[16], char out[33]);
 
@@ -139,5 +142,7 @@ int gguf_write_header(struct gguf_writer *w, struct err *e);
 int gguf_write(struct gguf_writer *w, const void *data, size_t n, struct err *e);
 /* Checks that all bytes came, fsyncs and renames into place. */
 int gguf_writer_finish(struct gguf_writer *w, struct err *e);
+/* The same for a file that is to end with its metadata: no tensor has its bytes (GGUF_META opens it). */
+int gguf_writer_finish_header(struct gguf_writer *w, struct err *e);
 
 #endif

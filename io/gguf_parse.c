@@ -362,7 +362,15 @@ static int place_tensors(struct cursor *c, struct gguf *f, int shard, uint64_t f
     if (n == 0) return 0;
     struct gguf_tensor *t = f->tensors + first;
     if (!checked_align(c->pos, alignment, &data)) data = UINT64_MAX;
-    bool metadata_only = f->mode == GGUF_META && c->s->size <= data;
+    bool metadata_only = c->s->size <= data, weights = false;
+    for (uint64_t i = 0; i < n; i++) weights |= t[i].bytes > 0;
+    if (metadata_only && weights && f->mode != GGUF_META)
+        return err_set(
+            c->e, ERR_FORMAT,
+            "'%s' is a header without weights (as `calor synth --profile-only` writes, or a download "
+            "that has just begun): it can be inspected and planned with, not run; expected the first "
+            "tensor from byte %llu on, but the file ends at %llu",
+            c->s->path, (unsigned long long)data, (unsigned long long)c->s->size);
     for (uint64_t i = 0; i < n; i++, t++) {
         uint64_t end, padded;
         if (!checked_add(t->offset, data, &t->offset) || !checked_add(t->offset, t->bytes, &end) ||

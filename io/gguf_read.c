@@ -242,6 +242,15 @@ static int check_shard(const struct gguf_shard *s, struct err *e)
     return 0;
 }
 
+bool gguf_has_data(const struct gguf *f)
+{
+    for (uint64_t i = 0; i < f->n_tensors; i++) {
+        const struct gguf_tensor *t = &f->tensors[i];
+        if (t->offset + t->bytes > f->shards[t->shard].size) return false;
+    }
+    return true;
+}
+
 int gguf_check_size(const struct gguf *f, struct err *e)
 {
     int rc = 0;

@@ -379,11 +379,27 @@ int gguf_write(struct gguf_writer *w, const void *data, size_t n, struct err *e)
     return rc;
 }
 
+static int check_header(const struct gguf_writer *w, struct err *e)
+{
+    if (w->header_done && !w->failed) return 0;
+    return err_set(e, ERR_STATE, "gguf writer: %s",
+                   w->failed ? "an earlier write failed" : "no header was written");
+}
+
+int gguf_writer_finish_header(struct gguf_writer *w, struct err *e)
+{
+    int rc = check_header(w, e);
+    if (rc) return rc;
+    if (w->current || w->done)
+        return err_set(e, ERR_STATE, "gguf writer: tensor bytes were written to '%s'", w->out.path);
+    w->failed = ERR_STATE; /* finished: nothing more can be written */
+    return file_out_commit(&w->out, e);
+}
+
 int gguf_writer_finish(struct gguf_writer *w, struct err *e)
 {
-    if (!w->header_done || w->failed)
-        return err_set(e, ERR_STATE, "gguf writer: %s",
-                       w->failed ? "an earlier write failed" : "no header was written");
+    int rc = check_header(w, e);
+    if (rc) return rc;
     if (w->current < w->n_tensors)
         return err_set(e, ERR_STATE, "gguf writer: tensor '%s' has %llu bytes: only %llu were written",
                        w->tensors[w->current].name, (unsigned long long)w->tensors[w->current].bytes,

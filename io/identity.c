@@ -45,7 +45,7 @@ int gguf_identity(const struct gguf *f, uint8_t out[16], struct err *e)
         XXH3_128bits_update(x, size, sizeof size);
         rc = add_metadata(x, s, e);
     }
-    for (uint64_t i = 0; rc == 0 && i < f->n_tensors; i++) {
+    for (uint64_t i = 0; rc == 0 && gguf_has_data(f) && i < f->n_tensors; i++) {
         const struct gguf_tensor *t = &f->tensors[i];
         if (t->bytes <= 2 * END) {
             rc = add_piece(x, f, t, 0, t->bytes, e);

@@ -117,6 +117,23 @@ void profile_recorder_cett(struct profile_recorder *r, float target);
 struct profile;
 int profile_recorder_finish(struct profile **out, struct profile_recorder *r, struct err *e);
 
+/* ---- Making a profile of what is known, not measured: planted statistics of a model that is not here ----
+ */
+struct profile_known {
+    uint64_t tokens; /* that both texts are said to have: a frequency becomes a count of them */
+    uint32_t run;    /* tokens of the one recorded run, of the calibration text */
+    /* Of a layer: for each neuron the share of the tokens at which it is active, and the mean and 99th
+     * percentile of its magnitude then. Non-zero stops with that error. */
+    int (*layer)(void *arg, uint32_t layer, float *frequency, float *mean, float *p99, struct err *e);
+    /* A token of the run: the active neurons, ascending, into `list` (room for all); returns how many. Called
+     * for tokens 0 … run-1 of a layer after its `layer`. */
+    uint32_t (*token)(void *arg, uint32_t layer, uint32_t token, uint32_t *list);
+    void *arg;
+};
+/* Reuse comes from the run; company and gap are those of neurons that fire independently. */
+int profile_make(struct profile **out, const struct profile_subject *s, const struct profile_known *k,
+                 struct err *e);
+
 /* ---- Reading: a profile is immutable; any number of threads ---- */
 int profile_open(struct profile **out, const char *path, struct err *e);
 void profile_close(struct profile **p);

@@ -53,6 +53,8 @@ int profile_trace_add(struct profile_bytes *b, const uint32_t *list, uint32_t co
 size_t profile_trace_check(const uint8_t *p, size_t n, uint32_t tokens, uint32_t neurons);
 /* Fills reuse, gap and partners of a layer from the runs of the calibration text. */
 int profile_trace_company(struct profile *p, uint32_t layer, struct err *e);
+/* Only reuse. */
+int profile_trace_reuse(struct profile *p, uint32_t layer, struct err *e);
 
 /* Reads a profile out of an open file; `f` may be closed afterwards. */
 int profile_from_gguf(struct profile **out, const struct gguf *f, struct err *e);

@@ -134,16 +134,16 @@ int64_t profile_walk_next(struct profile_walk *w, uint32_t *list)
 
 /* ---- Reuse and company ---- */
 
-struct company {
+struct walked {
     uint32_t f, *list, *seen; /* seen[i]: 1 + the last token of the run at which neuron i was active */
-    uint64_t *bits;           /* f × words: the traced tokens at which each neuron was active */
+    uint64_t *bits;           /* f × words: the traced tokens at which each neuron was active; or NULL */
     size_t words;
     uint64_t token; /* of all runs */
     double sum[PROFILE_REUSES];
     uint64_t tokens[PROFILE_REUSES], active;
 };
 
-static void walk_run(struct company *c, const struct profile *p, uint32_t layer, uint32_t run)
+static void walk_run(struct walked *c, const struct profile *p, uint32_t layer, uint32_t run)
 {
     struct profile_walk w;
     profile_walk_init(&w, p, layer, run);
@@ -156,7 +156,7 @@ static void walk_run(struct company *c, const struct profile *p, uint32_t layer,
             for (int k = 0; k < PROFILE_REUSES; k++)
                 again[k] += before && t - before <= (uint32_t)profile_reuse_k[k];
             c->seen[id] = t;
-            c->bits[(size_t)id * c->words + c->token / 64] |= 1ull << (c->token % 64);
+            if (c->bits) c->bits[(size_t)id * c->words + c->token / 64] |= 1ull << (c->token % 64);
         }
         c->active += (uint64_t)n;
         for (int k = 0; k < PROFILE_REUSES; k++) {
@@ -185,7 +185,7 @@ static uint32_t shared(const uint64_t *a, const uint64_t *b, size_t words)
 }
 
 /* The top of neuron i's company, most frequent first, then by number: returns how many. */
-static uint32_t top_of(const struct company *c, uint32_t i, uint32_t *who, uint32_t *how_often)
+static uint32_t top_of(const struct walked *c, uint32_t i, uint32_t *who, uint32_t *how_often)
 {
     const uint64_t *own = c->bits + (size_t)i * c->words;
     uint32_t n = 0;
@@ -203,7 +203,7 @@ static uint32_t top_of(const struct company *c, uint32_t i, uint32_t *who, uint3
     return n;
 }
 
-static void gap_and_partners(const struct company *c, struct profile_layer *l)
+static void gap_and_partners(const struct walked *c, struct profile_layer *l)
 {
     double sum = 0.0, mean = (double)c->active / ((double)c->token * c->f);
     uint64_t alive = 0;
@@ -226,10 +226,10 @@ static void gap_and_partners(const struct company *c, struct profile_layer *l)
     l->gap = alive && m ? (float)(sum / (double)alive) : NAN;
 }
 
-int profile_trace_company(struct profile *p, uint32_t layer, struct err *e)
+static int company(struct profile *p, uint32_t layer, bool pairs, struct err *e)
 {
     struct profile_layer *l = &p->layers[layer];
-    struct company c = {.f = p->subject.neurons};
+    struct walked c = {.f = p->subject.neurons};
     uint64_t tokens = 0;
     for (uint32_t r = 0; r < p->n_runs; r++)
         if (p->runs[r].text == PROFILE_CALIBRATION) tokens += p->runs[r].tokens;
@@ -241,15 +241,26 @@ int profile_trace_company(struct profile *p, uint32_t layer, struct err *e)
     c.words = (size_t)((tokens + 63) / 64);
     c.list = malloc(c.f * sizeof *c.list);
     c.seen = malloc(c.f * sizeof *c.seen);
-    c.bits = calloc((size_t)c.f * c.words, sizeof *c.bits);
-    int rc = c.list && c.seen && c.bits ? 0 : err_set(e, ERR_NOMEM, "no memory to compare neurons");
+    c.bits = pairs ? calloc((size_t)c.f * c.words, sizeof *c.bits) : NULL;
+    int rc =
+        c.list && c.seen && (c.bits || !pairs) ? 0 : err_set(e, ERR_NOMEM, "no memory to compare neurons");
     for (uint32_t r = 0; rc == 0 && r < p->n_runs; r++)
         if (p->runs[r].text == PROFILE_CALIBRATION) walk_run(&c, p, layer, r);
     for (int k = 0; rc == 0 && k < PROFILE_REUSES; k++)
         if (c.tokens[k]) l->reuse[k] = (float)(c.sum[k] / (double)c.tokens[k]);
-    if (rc == 0) gap_and_partners(&c, l);
+    if (rc == 0 && pairs) gap_and_partners(&c, l);
     free(c.list);
     free(c.seen);
     free(c.bits);
     return rc;
+}
+
+int profile_trace_company(struct profile *p, uint32_t layer, struct err *e)
+{
+    return company(p, layer, true, e);
+}
+
+int profile_trace_reuse(struct profile *p, uint32_t layer, struct err *e)
+{
+    return company(p, layer, false, e);
 }

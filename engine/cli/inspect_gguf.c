@@ -230,15 +230,6 @@ static void show_powerinfer(const struct gguf *f, const struct powerinfer_info *
 }
 
 /* Whether the tensors' bytes are there (a file may hold metadata only). */
-static bool has_data(const struct gguf *f)
-{
-    for (int64_t i = 0; i < gguf_n_tensors(f); i++) {
-        const struct gguf_tensor *t = gguf_tensor(f, i);
-        if (t->offset + t->bytes > gguf_shard_bytes(f, t->shard)) return false;
-    }
-    return true;
-}
-
 static int show_file(const struct inspect *in, const struct gguf *f, const struct powerinfer_info *p,
                      struct err *e)
 {
@@ -248,7 +239,7 @@ static int show_file(const struct inspect *in, const struct gguf *f, const struc
     show_field("format", "%s version %d%s", gguf_is_powerinfer(f) ? "PowerInfer GGUF (PWRI)" : "GGUF",
                gguf_version(f),
                gguf_n_tensors(f) == 0 ? ", no tensors"
-               : has_data(f)          ? ""
+               : gguf_has_data(f)     ? ""
                                       : ", metadata only: the tensors' bytes are not there");
     show_field("size", "%s (%" PRIu64 " bytes), alignment %" PRIu64,
                size_format(gguf_file_bytes(f), size, sizeof size), gguf_file_bytes(f), gguf_alignment(f));
@@ -303,7 +294,7 @@ static int json_file(const struct inspect *in, const struct gguf *f, const struc
     printf(",\n  \"magic\": \"%s\",\n  \"version\": %d,\n  \"alignment\": %" PRIu64 ",\n  \"bytes\": %" PRIu64
            ",\n  \"metadata_only\": %s,\n  \"shards\": [",
            gguf_is_powerinfer(f) ? "PWRI" : "GGUF", gguf_version(f), gguf_alignment(f), gguf_file_bytes(f),
-           has_data(f) ? "false" : "true");
+           gguf_has_data(f) ? "false" : "true");
     for (int i = 0; i < gguf_shards(f); i++) {
         fputs(i ? ", {\"file\": " : "{\"file\": ", stdout);
         json_put_text(gguf_shard_path(f, i), strlen(gguf_shard_path(f, i)));

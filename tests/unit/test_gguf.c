@@ -148,6 +148,40 @@ static void what_is_written_is_read(void **state)
     check_sample(GGUF_META);
 }
 
+static void headers_stand_alone(void **state)
+{
+    (void)state;
+    struct err e;
+    struct gguf_writer *w;
+    struct gguf *f;
+    uint64_t shape[2] = {256, 3};
+    uint8_t a[16], b[16];
+    for (int with = 0; with < 2; with++) {
+        uint8_t bytes[3072] = {0};
+        OK(gguf_writer_create(&w, in_dir(with ? "whole.gguf" : "header.gguf"), &e));
+        OK(gguf_put_str(w, "general.name", "x", &e));
+        OK(gguf_declare(w, "a.weight", DT_F32, 2, shape, &e));
+        if (!with) FAILS(gguf_writer_finish_header(w, &e), ERR_STATE, "no header");
+        OK(gguf_write_header(w, &e));
+        if (with) OK(gguf_write(w, bytes, sizeof bytes, &e));
+        if (with) FAILS(gguf_writer_finish_header(w, &e), ERR_STATE, "tensor bytes were written");
+        OK(with ? gguf_writer_finish(w, &e) : gguf_writer_finish_header(w, &e));
+        gguf_writer_destroy(&w);
+    }
+    FAILS(gguf_open(&f, in_dir("header.gguf"), GGUF_MMAP, &e), ERR_FORMAT, "header without weights");
+    FAILS(gguf_open(&f, in_dir("header.gguf"), GGUF_READ, &e), ERR_FORMAT, "header without weights");
+    OK(gguf_open(&f, in_dir("header.gguf"), GGUF_META, &e));
+    assert_false(gguf_has_data(f));
+    assert_int_equal(gguf_find_tensor(f, "a.weight")->bytes, 3072);
+    OK(gguf_identity(f, a, &e));
+    gguf_close(&f);
+    OK(gguf_open(&f, in_dir("whole.gguf"), GGUF_META, &e));
+    assert_true(gguf_has_data(f));
+    OK(gguf_identity(f, b, &e));
+    gguf_close(&f);
+    assert_memory_not_equal(a, b, 16);
+}
+
 /* With an argument: writes the sample there, for the comparison with other readers. */
 int main(int argc, char **argv)
 {
@@ -157,6 +191,7 @@ int main(int argc, char **argv)
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_written_is_read),
+        cmocka_unit_test(headers_stand_alone),
     };
     return cmocka_run_group_tests(tests, temp_dir_make, temp_dir_remove);
 }
