@@ -176,7 +176,9 @@ static int list_tests(struct bench_result *r, const struct args *a, struct err *
     for (int i = 0; i < r->n_tests; i++) {
         r->test[i].seconds = calloc((size_t)r->repeats, sizeof(double));
         r->test[i].rate = calloc((size_t)r->repeats, sizeof(double));
-        if (!r->test[i].seconds || !r->test[i].rate)
+        if (r->test[i].generate)
+            r->test[i].token = calloc((size_t)r->repeats * r->test[i].tokens, sizeof(double));
+        if (!r->test[i].seconds || !r->test[i].rate || (r->test[i].generate && !r->test[i].token))
             return err_set(e, ERR_NOMEM, "no memory for the samples");
     }
     return 0;
@@ -210,15 +212,19 @@ static int make_ids(int32_t **out, const calor_model *m, const struct args *a, u
                         most);
 }
 
+/* seconds: of each generated token; NULL: nobody asks. */
 static int run_once(calor_session *s, const struct bench_test *t, const int32_t *ids, uint32_t tokens,
-                    struct err *e)
+                    double *seconds, struct err *e)
 {
     int rc = calor_rewind(s, 0);
     if (rc) return err_set(e, rc, "rewinding the session failed: %s", calor_error_name(rc));
     if (cli_interrupted()) return err_set(e, ERR_CANCELLED, "interrupted");
     if (!t->generate) return e->code = calor_eval(s, ids, tokens, e->msg, sizeof e->msg);
-    for (uint32_t i = 0; i < tokens; i++)
+    for (uint32_t i = 0; i < tokens; i++) {
+        uint64_t start = clock_ns();
         if ((rc = calor_eval(s, &ids[i], 1, e->msg, sizeof e->msg))) return e->code = rc;
+        if (seconds) seconds[i] = clock_since(start);
+    }
     return 0;
 }
 
@@ -242,7 +248,7 @@ static int run_tests(struct bench_result *r, calor_session *s, const int32_t *id
     int rc, done = 0, total = r->n_tests * (r->repeats + !a->no_warmup);
     for (int i = 0; i < r->n_tests && !a->no_warmup; i++) {
         struct bench_test *t = &r->test[i];
-        if ((rc = run_once(s, t, ids, t->generate ? 1 : t->tokens, e))) return rc;
+        if ((rc = run_once(s, t, ids, t->generate ? 1 : t->tokens, NULL, e))) return rc;
         progress_update(p, (double)++done / total);
     }
     if (!a->no_membw && (rc = add_bandwidth(r, e))) return rc;
@@ -252,7 +258,8 @@ static int run_tests(struct bench_result *r, calor_session *s, const int32_t *id
             struct bench_test *t = &r->test[i];
             if (t->generate) calor_session_ffn_reset(s);
             uint64_t start = clock_ns();
-            if ((rc = run_once(s, t, ids, t->tokens, e))) return rc;
+            double *token = t->token ? t->token + (size_t)k * t->tokens : NULL;
+            if ((rc = run_once(s, t, ids, t->tokens, token, e))) return rc;
             t->seconds[k] = clock_since(start);
             if (t->generate) add_ffn(r, s, t->tokens);
             t->rate[k] = t->tokens / t->seconds[k];
@@ -414,6 +421,7 @@ static int run(const struct cli_command *self, int argc, char **argv)
     for (int i = 0; r && i < r->n_tests; i++) {
         free(r->test[i].seconds);
         free(r->test[i].rate);
+        free(r->test[i].token);
     }
     free(r);
     free(bandwidth);

@@ -18,6 +18,7 @@ struct bench_test {
     uint32_t tokens;
     double *seconds, *rate; /* a repetition; rate in tokens/s, higher is better */
     struct stats stats;     /* of rate */
+    double *token;          /* generation: seconds of each token, one repetition after the other */
 };
 
 struct bench_result {

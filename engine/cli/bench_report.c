@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -114,6 +115,21 @@ static json_t *numbers(const double *x, int n)
     return a;
 }
 
+/* Of single tokens, over all repetitions; NULL: no memory. */
+static json_t *latency_json(const struct bench_result *r, const struct bench_test *t)
+{
+    size_t n = (size_t)r->repeats * t->tokens;
+    double *sorted = malloc(n * sizeof *sorted);
+    if (!sorted) return NULL;
+    memcpy(sorted, t->token, n * sizeof *sorted);
+    stats_sort(sorted, n);
+    json_t *j = json_pack("{s:o, s:o, s:o, s:o}", "p50", json_number(stats_percentile(sorted, n, 50)), "p90",
+                          json_number(stats_percentile(sorted, n, 90)), "p99",
+                          json_number(stats_percentile(sorted, n, 99)), "most", json_number(sorted[n - 1]));
+    free(sorted);
+    return j;
+}
+
 static json_t *test_json(const struct bench_result *r, const struct bench_test *t)
 {
     json_t *j = json_pack("{s:s, s:s, s:i, s:s, s:o, s:o, s:o, s:o, s:o, s:o}", "test", t->name, "kind",
@@ -121,6 +137,7 @@ static json_t *test_json(const struct bench_result *r, const struct bench_test *
                           "median", json_number(t->stats.median), "low", json_number(t->stats.low), "high",
                           json_number(t->stats.high), "mean", json_number(t->stats.mean), "samples",
                           numbers(t->rate, r->repeats), "seconds", numbers(t->seconds, r->repeats));
+    if (j && t->token) json_object_set_new(j, "token_seconds", latency_json(r, t));
     if (j && bench_share(r, t) > 0)
         json_object_set_new(j, "share_of_read_bandwidth", json_number(bench_share(r, t)));
     return j;

@@ -29,6 +29,9 @@ tap.check("medians, intervals and rates follow from the samples", all(
 rows = 2 * (128 + 64 + 64 + 128 + 256 + 256) * 128 + 2 * 128 * 256 + 600 * 128
 tap.check("bytes a token", j["model"]["token_bytes"] == rows * 34 // 32 + 5 * 128 * 4 + 128 * 34 // 32, j["model"])
 tg, bw = j["tests"][2], j["read_bandwidth"]
+q = tg["token_seconds"]
+tap.check("single tokens' times are those of the runs", 0 < q["p50"] <= q["p90"] <= q["p99"] <= q["most"] and "token_seconds" not in j["tests"][0]
+          and max(tg["seconds"]) / tg["tokens"] <= q["most"] <= max(tg["seconds"]), tg)
 tap.check("read bandwidth before and after each round; the share follows", len(bw["samples"]) == 3 and abs(
     tg["share_of_read_bandwidth"] * bw["median"] / (j["model"]["token_bytes"] * tg["median"]) - 1) < 1e-6, bw)
 tap.check("settings", j["settings"]["threads"] == 1 and j["settings"]["mode"] == "dense-fast"
