@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 int model_fail(const struct err *e, char *err, size_t errlen)
 {
@@ -43,6 +44,16 @@ void *model_alloc_aligned(struct calor_model *m, size_t align, size_t bytes)
     if (bytes > SIZE_MAX - 2 * align) return NULL;
     void *p = aligned_alloc(align, (bytes + align) / align * align);
     if (p) m->owned[m->n_owned++] = p;
+    return p;
+}
+
+uint8_t *model_alloc_huge(struct calor_model *m, size_t bytes)
+{
+    const size_t huge = (size_t)2 << 20;
+    if (bytes > SIZE_MAX - 2 * huge) return NULL;
+    bytes = bytes < huge ? bytes : (bytes + huge - 1) / huge * huge;
+    uint8_t *p = model_alloc_aligned(m, bytes < huge ? 64 : huge, bytes);
+    if (p && bytes >= huge) madvise(p, bytes, MADV_HUGEPAGE);
     return p;
 }
 

@@ -98,6 +98,9 @@ int weights_bind(struct calor_model *m, const calor_model_settings *s, struct er
  * NULL when there is none. model_free gives one such piece back early: false if p is none. */
 void *model_alloc(struct calor_model *m, size_t bytes);
 void *model_alloc_aligned(struct calor_model *m, size_t align, size_t bytes);
+/* For weights: in huge pages where the system has some. Small pages cost a core its place in the stream at
+ * every end, and a walk through the tables of guest and host. */
+uint8_t *model_alloc_huge(struct calor_model *m, size_t bytes);
 bool model_free(struct calor_model *m, const void *p);
 
 /* Writes e's message to (err, errlen) and returns its code. */

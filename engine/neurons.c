@@ -144,18 +144,6 @@ static void lay_out_part(struct team_member *t, void *arg)
     }
 }
 
-/* Memory that lives as long as the model, in huge pages where the system has some: bundles are read
- * scattered. */
-static uint8_t *allocate(struct calor_model *m, size_t bytes)
-{
-    const size_t huge = (size_t)2 << 20;
-    if (bytes > SIZE_MAX - 2 * huge) return NULL;
-    bytes = bytes < huge ? bytes : (bytes + huge - 1) / huge * huge;
-    uint8_t *p = model_alloc_aligned(m, bytes < huge ? 64 : huge, bytes);
-    if (p && bytes >= huge) madvise(p, bytes, MADV_HUGEPAGE);
-    return p;
-}
-
 /* Lets go of what was copied: the mapping's pages, or the memory it was read into. */
 static void release(struct calor_model *m, const struct mat *w)
 {
@@ -188,8 +176,8 @@ static int make_planes(struct job *j, struct err *e)
         return err_set(e, ERR_UNSUPPORTED,
                        "a gate of type %s has no coarse plane: the plane screen takes F16, BF16 and Q8_0",
                        dtype_name((uint32_t)g->type));
-    by->planes.coarse = allocate(m, (size_t)f * by->planes.coarse_stride + 64);
-    by->planes.fine = allocate(m, (size_t)f * by->planes.fine_stride + 64);
+    by->planes.coarse = model_alloc_huge(m, (size_t)f * by->planes.coarse_stride + 64);
+    by->planes.fine = model_alloc_huge(m, (size_t)f * by->planes.fine_stride + 64);
     by->planes.rows = model_alloc(m, (size_t)f * sizeof *by->planes.rows);
     if (!by->planes.coarse || !by->planes.fine || !by->planes.rows)
         return err_set(e, ERR_NOMEM, "no memory for the planes of a layer's gate");
@@ -202,7 +190,7 @@ static int make_planes(struct job *j, struct err *e)
 static int make_rows(struct job *j, struct err *e)
 {
     j->gate = neurons_gate(j->l);
-    j->rows = allocate(j->m, (size_t)j->gate->rows * j->gate->row_bytes + 64);
+    j->rows = model_alloc_huge(j->m, (size_t)j->gate->rows * j->gate->row_bytes + 64);
     return j->rows ? 0 : err_set(e, ERR_NOMEM, "no memory for a layer's gate from hot to cold");
 }
 
@@ -242,8 +230,8 @@ static int lay_out_layer(struct job *j, struct err *e)
         if (kind->super_bytes) supers = (size_t)((f + 255) / 256) * kind->super_bytes(d);
     }
     uint16_t *group_of = NULL;
-    j->bundle = allocate(m, whole + 64);
-    uint8_t *planes = groups ? allocate(m, groups + supers + 64) : NULL;
+    j->bundle = model_alloc_huge(m, whole + 64);
+    uint8_t *planes = groups ? model_alloc_huge(m, groups + supers + 64) : NULL;
     if (kind->group) group_of = model_alloc(m, (size_t)f * sizeof *group_of);
     if (!j->bundle || (groups && (!planes || !group_of)))
         return err_set(e, ERR_NOMEM, "no memory to lay a layer's FFN out by neuron (%llu MiB)",

@@ -57,7 +57,7 @@ static const uint8_t *contents(struct binder *b, const struct gguf_tensor *t)
     if (b->failed) return NULL;
     bool placed = b->m->place.groups > 1 && t->ne[1] > 1;
     if (t->data && !placed) return t->data;
-    uint8_t *p = model_alloc(b->m, t->bytes + 64); /* room for kernels that load whole vectors */
+    uint8_t *p = model_alloc_huge(b->m, t->bytes + 64); /* room for kernels that load whole vectors */
     if (!p) {
         b->failed = err_set(b->e, ERR_NOMEM, "no memory for the tensor %s (%llu bytes)", t->name,
                             (unsigned long long)t->bytes);
