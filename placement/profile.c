@@ -14,6 +14,33 @@ static int no_memory(struct err *e)
     return err_set(e, ERR_NOMEM, "no memory for a profile");
 }
 
+/* Length of the UTF-8 sequence at s, which ends with a NUL; 0 where there is none. */
+static int utf8_length(const uint8_t *s)
+{
+    int n = *s < 0x80                 ? 1
+            : *s >= 0xc2 && *s < 0xe0 ? 2
+            : *s >= 0xe0 && *s < 0xf0 ? 3
+            : *s >= 0xf0 && *s < 0xf5 ? 4
+                                      : 0;
+    for (int i = 1; i < n; i++)
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    bool bad = (*s == 0xe0 && s[1] < 0xa0) || (*s == 0xed && s[1] >= 0xa0) || (*s == 0xf0 && s[1] < 0x90) ||
+               (*s == 0xf4 && s[1] >= 0x90);
+    return bad ? 0 : n;
+}
+
+/* A name for reports of every kind: what is no UTF-8, and control characters, become question marks. */
+static char *copy_name(const char *name)
+{
+    char *copy = strdup(name ? name : "");
+    int n;
+    for (uint8_t *s = (uint8_t *)copy; s && *s; s += n ? n : 1) {
+        n = utf8_length(s);
+        if (n == 0 || *s < 32 || *s == 127) *s = '?';
+    }
+    return copy;
+}
+
 int profile_create(struct profile **out, const struct profile_subject *s, struct err *e)
 {
     *out = NULL;
@@ -26,8 +53,8 @@ int profile_create(struct profile **out, const struct profile_subject *s, struct
     struct profile *p = calloc(1, sizeof *p);
     if (!p) return no_memory(e);
     p->subject = *s;
-    p->subject.model = strdup(s->model ? s->model : "");
-    p->subject.activation = strdup(s->activation ? s->activation : "");
+    p->subject.model = copy_name(s->model);
+    p->subject.activation = copy_name(s->activation);
     p->layers = calloc(s->layers, sizeof *p->layers);
     p->cett_target = NAN;
     if (!p->subject.model || !p->subject.activation || !p->layers) {

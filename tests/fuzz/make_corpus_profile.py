@@ -33,9 +33,9 @@ COUNTS = [4, 0, 1, 2, 1, 3, 1, 1, 1, 1, 2]
 
 
 def profile(runs=((0, 0, 3), (1, 7, 1)), trace=TRACE, neurons=F, layers=L, tokens=(6, 2), version=1, curve=True, counts=COUNTS, drop=None,
-            kind="calor.profile", partner=3, epsilon=0.0, held=1, share=0x3800, mean=0.5, fatrelu=True, lowest=5, ppl=None):
+            kind="calor.profile", name=text("seed"), partner=3, epsilon=0.0, held=1, share=0x3800, mean=0.5, fatrelu=True, lowest=5, ppl=None):
     keys = [
-        key("general.type", 8, text(kind)), key("calor.profile.version", 4, struct.pack("<I", version)), key("calor.profile.model", 8, text("seed")),
+        key("general.type", 8, text(kind)), key("calor.profile.version", 4, struct.pack("<I", version)), key("calor.profile.model", 8, name),
         key("calor.profile.identity", 9, array(0, "B", range(16))), key("calor.profile.activation", 8, text("relu")), key("calor.profile.zeros", 7, b"\x01"),
         key("calor.profile.layers", 4, struct.pack("<I", layers)), key("calor.profile.neurons", 4, struct.pack("<I", neurons)),
         key("calor.profile.width", 4, struct.pack("<I", D)), key("calor.profile.tokens", 9, array(10, "Q", tokens)),
@@ -89,6 +89,7 @@ SEEDS = {
     "ppl-steps-infinite": profile(ppl=search(steps=((0, 0.6, float("inf")),))),
     "no-runs": profile(runs=(), trace=b"", curve=False, fatrelu=False),
     "no-held-out": profile(runs=((0, 0, 3),), trace=TRACE[:-2], tokens=(6, 0), held=0, drop="blk.1.cett"),
+    "name-no-utf8": profile(name=struct.pack("<Q", 9) + b"s\x93d\xed\xa0\x80\x1b\xc3\xa4"),
     "version": profile(version=2),
     "other-kind": profile(kind="model"),
     "many-layers": profile(layers=4096),

@@ -143,6 +143,7 @@ static void damaged_files_are_refused(void **state)
         {"trace-past-f", ERR_FORMAT, "'blk.0.trace', value 8: expected a run's tokens"},
         {"trace-bitmap-past-f", ERR_FORMAT, "'blk.0.trace', value 0: expected a run's tokens"},
         {"trace-bitmap-count", ERR_FORMAT, "'blk.0.trace', value 0: expected a run's tokens"},
+        {"name-no-utf8", 0, ""},
         {"ppl", 0, ""},
         {"ppl-missing", ERR_FORMAT, "needs calor.profile.ppl.dense"},
         {"ppl-nan", ERR_FORMAT, "ppl.perplexity', value 0: expected a number above 0"},
@@ -171,6 +172,11 @@ static void damaged_files_are_refused(void **state)
             assert_int_equal(profile_walk_next(&w, list), 1);
             assert_int_equal(list[0], 5);
             assert_float_equal(profile_fatrelu(p, &n)[1].perplexity, 5.1, 1e-6);
+        }
+        if (rc == 0 && strcmp(seeds[i].name, "name-no-utf8") == 0) {
+            json_t *j = profile_report_json(p);
+            assert_string_equal(json_string_value(json_object_get(j, "model")), "s?d????\xc3\xa4");
+            json_decref(j);
         }
         profile_close(&p);
     }
