@@ -188,7 +188,10 @@ const struct cli_command cmd_profile = {
     "again\n"
     "for the next token. Planning and the threshold mode read the profile. A text that was not calibrated "
     "on\n"
-    "(--held-out) shows what the hot neurons are worth elsewhere.",
+    "(--held-out) shows what the hot neurons are worth elsewhere.\n"
+    "An interrupted run leaves no file: profile long texts one by one, each with --add, and no more than one "
+    "is\n"
+    "lost.",
     "  calor profile model.gguf -f text.txt --held-out other.txt -o model.profile\n"
     "  calor profile model.gguf -f text.txt -o model.profile --html model.html\n"
     "  calor profile model.gguf -f text.txt --held-out other.txt --ppl 1 -o model.profile\n"
