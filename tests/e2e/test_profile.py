@@ -4,6 +4,8 @@ misuse is refused."""
 import json
 import math
 import re
+import signal
+import subprocess
 import sys
 
 import plain_llama
@@ -216,6 +218,27 @@ def fatrelu(d):
     tap.check("not of a model without ReLU", out.returncode == 2 and "silu" in out.stderr and not (d / "no.profile").exists(), out.stderr)
 
 
+def interrupted(d):
+    """Nothing of an interrupted run is left, and an earlier profile stands; texts can be added one by one."""
+    text, held, file = d / "i.txt", d / "ih.txt", d / "i.profile"
+    text.write_text(STORY * 40)
+    held.write_text(OTHER * 40)
+    file.write_bytes(b"earlier")
+    for args in ((), ("--held-out", held, "--ppl", 1)):
+        p = subprocess.Popen([tap.CALOR, "profile", str(MODEL), "-f", str(text), "-o", str(file), *map(str, args), "--progress", "json"],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = 0
+        for line in p.stderr:
+            done = json.loads(line).get("done", 0) if '"profile"' in line else 0
+            if done > 0.05:
+                p.send_signal(signal.SIGINT)
+                break
+        p.stderr.read()
+        p.wait(timeout=120)
+        tap.check(f"an interrupted run says so and leaves no file {' '.join(map(str, args[:1]))}", 0.05 < done < 1 and p.returncode == 130 and file.read_bytes() == b"earlier"
+                  and not list(d.glob("i.profile?*")), (done, p.returncode))
+
+
 def misuse(d):
     text = d / "m.txt"
     text.write_text(STORY)
@@ -245,6 +268,7 @@ def main():
     by_perplexity(d)
     relu_opt(d)
     fatrelu(d)
+    interrupted(d)
     misuse(d)
     tap.done()
 
