@@ -226,10 +226,10 @@ def svg(found):
         out.append(f'<text x="{px(x):.0f}" y="{py(0) + 16:.0f}" text-anchor="middle">{x} %</text>')
     out.append(f'<text x="{px(most / 2):.0f}" y="{height - 10}" text-anchor="middle">bytes of the screen, share of an F16 FFN</text>')
     out.append(f'<text x="{left}" y="14">silent neurons let through at 99 % weighted recall (low rank, whitened, with bias)</text>')
-    for (name, x, y), colour in zip(curves(found), ("#0072b2", "#d55e00", "#009e73", "#cc79a7")):
+    for i, ((name, x, y), colour) in enumerate(zip(curves(found), ("#0072b2", "#d55e00", "#009e73", "#cc79a7"))):
         points = " ".join(f"{px(a):.1f},{py(b):.1f}" for a, b in zip(x, y))
         out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>'
-                   f'<text x="{px(most) + 8:.0f}" y="{py(y[-1]) + 4:.0f}" fill="{colour}">{name}</text>')
+                   f'<text x="{px(most) + 8:.0f}" y="{top + 20 * (i + 1)}" fill="{colour}">{name}</text>')
     return "\n".join(out + ["</svg>"]) + "\n"
 
 
