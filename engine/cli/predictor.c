@@ -185,6 +185,6 @@ const struct cli_command cmd_predictor = {
     "at once; for more the text goes through the model again. The file appears when it is complete.",
     "  calor predictor model.gguf -f text.txt --held-out other.txt -o model.predictor\n"
     "  calor predictor model.gguf -f text.txt --recall 0.99 --json -o model.predictor\n"
-    "  calor run model.gguf --mode predict --predictor model.predictor -p \"Once upon a time\"",
+    "  # then: calor run model.gguf --mode predict --predictor model.predictor -p \"Once upon a time\"",
     run,
 };
