@@ -168,8 +168,11 @@ static void bench_tier(const struct kt *k, struct team *team, const struct kern_
             planes = groups * (double)j.k->group_bytes(N) + (double)(j.blocks * (int64_t)j.k->super_bytes(N));
         double s = kt_best(k, team, op ? run_down : run_listed, &j);
         double gb = (n * each + planes) / s * 1e-9;
-        printf("%-22s %8.1f GB/s scattered (%3.0f %% of rows' %.1f)   %8.1f us for %d neurons\n", name, gb,
-               100 * gb / rate, rate, s / (double)j.rows * FFN * 1e6, (int)(SHARE * FFN));
+        double step = s / (double)j.rows * FFN, dense = (double)FFN * (double)j.row_bytes / rate * 1e-9;
+        printf(
+            "%-22s %8.1f GB/s scattered (%3.0f %% of rows' %.1f)   %8.1f us for %d neurons, %.2fx the dense "
+            "step\n",
+            name, gb, 100 * gb / rate, rate, step * 1e6, (int)(SHARE * FFN), dense / step);
         fflush(stdout);
         lists_free(&j);
         free(group_of);
