@@ -480,7 +480,9 @@ int plan_solve(struct plan **out, const struct plan_model *m, const struct machi
     if (r) goto fail;
     fill_in(p, &c);
     if ((r = times(p, m, machine, &c, e))) goto fail;
-    p->bound = fmin(j.bound, p->time.token);
+    /* Rounding apart, a bound above the plan's own time is a mistake that has to show. */
+    bool rounding = j.bound > p->time.token && j.bound <= p->time.token * (1 + 1e-9);
+    p->bound = rounding ? p->time.token : j.bound;
     if ((r = compare(&j, machine))) goto fail;
     free(j.places);
     cost_finish(&c);
