@@ -36,7 +36,7 @@ from export import write_gguf
 from load import open_model, open_tokenizer
 from train import train
 
-EVAL, PROFILE, RECIPE = "eval", "profile", "recipe"
+EVAL, PROFILE, PREDICTOR, RECIPE = "eval", "profile", "predictor", "recipe"
 
 
 def mean(x: list[float]) -> float:
@@ -46,6 +46,11 @@ def mean(x: list[float]) -> float:
 def at_ten(m: dict[str, Any], kind: str) -> float:
     """Loss with a tenth of the neurons kept."""
     return m["attribution"][kind][m["attribution"]["share"].index(0.1)]
+
+
+def of_predictor(m: dict[str, Any], cell: Callable[[dict[str, Any]], str]) -> str:
+    """Models without zeros have nothing that a predictor of the engine could leave out."""
+    return cell(m["predictor"]) if "predictor" in m else "–"
 
 
 # Rows of the table: what, measured by, and the cell of a variant's figures.
@@ -61,8 +66,12 @@ ROWS: tuple[tuple[str, str, Callable[[dict[str, Any]], str]], ...] = (
     ("`reuse_1`", PROFILE, lambda m: f"{mean(m['reuse1']):.2f}"),
     ("`reuse_4`", PROFILE, lambda m: f"{mean(m['reuse4']):.2f}"),
     ("co-activation gap", PROFILE, lambda m: f"{mean(m['gap']):.2f}"),
-    ("predictor recall %", RECIPE, lambda m: f"{100 * mean(m['predictor_recall']):.1f}" if "predictor_recall" in m else "–"),
-    ("predicted sparsity %", RECIPE, lambda m: f"{100 * mean(m['predictor_sparsity']):.1f}" if "predictor_recall" in m else "–"),
+    ("predictor, exact zeros: recall by magnitude %", PREDICTOR, lambda m: of_predictor(m, lambda p: f"{100 * p['recall']:.1f}")),
+    ("… plain recall %", PREDICTOR, lambda m: of_predictor(m, lambda p: f"{100 * p['recall_plain']:.1f}")),
+    ("… predicted sparsity %", PREDICTOR, lambda m: of_predictor(m, lambda p: f"{100 * (1 - p['candidates']):.1f}")),
+    ("… zeros there %", PREDICTOR, lambda m: of_predictor(m, lambda p: f"{100 * (1 - p['active']):.1f}")),
+    ("predictor cut at a half: recall %", RECIPE, lambda m: f"{100 * mean(m['predictor_recall']):.1f}" if "predictor_recall" in m else "–"),
+    ("… its predicted sparsity %", RECIPE, lambda m: f"{100 * mean(m['predictor_sparsity']):.1f}" if "predictor_recall" in m else "–"),
     ("loss at 10 % kept: magnitude", RECIPE, lambda m: f"{at_ten(m, 'magnitude'):.3f}"),
     ("loss at 10 % kept: gradient", RECIPE, lambda m: f"{at_ten(m, 'gradient'):.3f}"),
     ("% kept at loss + 1 %: magnitude", RECIPE, lambda m: f"{100 * m['attribution']['magnitude_equal'][0]:.1f}"),
@@ -115,11 +124,13 @@ def measure(r: Recipe, calor: Path, runs: Path | None, windows: int, predictor_s
         if engine.tokenize(calor, gguf, file) != ids[name]:
             raise RecipeError(f"{r.name}: {calor} and SentencePiece cut {file} into different tokens: one of them is wrong.")
     theirs = engine.measure(calor, gguf, folder / "eval.txt", folder / "profile.txt", context, len(ids["profile"]))
+    if any(theirs["zeros"]):
+        theirs["predictor"] = engine.predictor(calor, gguf, folder / "eval.txt", context, len(ids["eval"]))
     mine = {"loss": metrics.scored_loss(model, held.eval_windows(ids["eval"], context))}
     mine |= metrics.measure(model, held.profile_windows(ids["profile"], context), predictor_steps)
     worst = engine.check(r.name, mine, theirs)
     print(f"{r.name}: engine and recipe differ by " + ", ".join(f"{k} {v:.1g}" for k, v in worst.items()), flush=True)
-    m = mine | theirs | {"step": step, "steps": r.optim.steps, "parameters": model.count(), "threshold": t, "recipe": mine}
+    m = mine | theirs | {"step": step, "steps": r.optim.steps, "parameters": model.count(), "threshold": t, "eval_tokens": len(ids["eval"]), "recipe": mine}
     (folder / "metrics.json").write_text(json.dumps(m, indent=1) + "\n")
     return r.name + (f", t = {t:g}" if t else ""), m
 

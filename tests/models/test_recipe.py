@@ -322,7 +322,12 @@ def compared(whole):
     tap.check("the table's perplexity is the engine's", fork["perplexity"] == f"{again['perplexity']:.2f}" != toy["perplexity"], (fork, again))
     p = json.loads(tap.run("inspect", runs / "three" / "f32.profile", "--json").stdout)
     tap.check("the table's zeros are the engine's", p["tokens"] == 16 * 15 and fork["exact zeros %"] == f"{100 * p['sparsity']:.1f}" and toy["exact zeros %"] == "0.0", (fork, p["sparsity"]))
-    tap.check("every row says who measured it", all(line.split("|")[2].strip() in ("eval", "profile", "recipe") for line in table.splitlines()[4:]), table)
+    tap.check("every row says who measured it", all(line.split("|")[2].strip() in ("eval", "profile", "predictor", "recipe") for line in table.splitlines()[4:]), table)
+    own = ("predictor", runs / "three" / "f32.gguf", "-f", runs / "three" / "eval.txt", "-c", 16, "--samples", json.loads((runs / "three" / "metrics.json").read_text())["eval_tokens"])
+    p = json.loads(tap.run(*own, "--json", "-o", TMP / "own.predictor").stdout)
+    kind = "predictor, exact zeros: recall by magnitude %"
+    tap.check("the table's predictor is the engine's, and models without zeros have none", fork[kind] == f"{100 * p['recall']:.1f}" and toy[kind] == "–"
+              and fork["… predicted sparsity %"] != "" and (runs / "three" / "f32.predictor").exists(), (fork, toy, p))
     for name, change in (("loss", {"scored_loss": lambda *_: 1.0}), ("reuse1", {"reuse": lambda a, window, k: 0.1 * k})):
         kept = {k: getattr(metrics, k) for k in change}
         metrics.__dict__.update(change)
