@@ -11,7 +11,7 @@ full=1
 [ $# -eq 0 ] || full=0
 [ "${1:-}" = --quick ] && shift
 
-calor_packages libcmocka-dev strace clang clang-format-14 libclang-rt-14-dev python3-venv python3-torch
+calor_packages libcmocka-dev glpk-utils strace clang clang-format-14 libclang-rt-14-dev python3-venv python3-torch
 calor_python
 logs=()
 status=0

@@ -20,6 +20,23 @@ _failed = 0
 _dir = None
 
 
+def _other_python():
+    """Goes on in the interpreter $CALOR_PYTHON, where there is one and this is not it."""
+    other = os.environ.get("CALOR_PYTHON")
+    if other and os.path.exists(other) and os.environ.get("CALOR_PYTHON_USED") != "1":
+        os.environ["CALOR_PYTHON_USED"] = "1"
+        os.execv(other, [other, *sys.argv])
+
+
+def want(name):
+    """A module that some of a script's tests need, or None: those have to skip. Call it before the first test."""
+    try:
+        return importlib.import_module(name)
+    except Exception:
+        _other_python()
+        return None
+
+
 def need(*modules):
     """Imports modules (returns one or a list). Where one is missing, goes on in the interpreter $CALOR_PYTHON, and where it is
     missing there too, skips the script with the reason."""
@@ -28,10 +45,7 @@ def need(*modules):
         try:
             found.append(importlib.import_module(name))
         except Exception as why:  # a broken installation counts as none
-            other = os.environ.get("CALOR_PYTHON")
-            if other and os.path.exists(other) and os.environ.get("CALOR_PYTHON_USED") != "1":
-                os.environ["CALOR_PYTHON_USED"] = "1"
-                os.execv(other, [other, *sys.argv])
+            _other_python()
             skip_all(f"Python module {name} is not installed ({why})")
     return found[0] if len(found) == 1 else found
 

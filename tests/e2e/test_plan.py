@@ -8,6 +8,7 @@ import sys
 
 import tap
 
+jsonschema = tap.want("jsonschema")
 MODEL = tap.ROOT / "models" / "calor-stories.gguf"
 GPU, CPU = "rtx3060+ddr4-3200x2", "ddr4-3200x2"
 SHAPE = ["--shape", "llama2-13b", "--sparsity", "0.888"]
@@ -18,9 +19,7 @@ def plan(*args):
 
 
 def schema(name, tree):
-    try:
-        import jsonschema
-    except ImportError:
+    if not jsonschema:
         tap.skip(name, "Python module jsonschema is not installed")
         return
     rules = json.loads((tap.ROOT / "docs" / "plan.schema.json").read_text())
