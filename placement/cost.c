@@ -211,11 +211,16 @@ static void make_part(struct maker *k, const struct plan_layer *pl, struct cost_
     double density = p == PLAN_UPDOWN ? pl->active / l->neurons : pl->candidates;
     t->listed = p == PLAN_UPDOWN || (p == PLAN_GATE && pl->row[PLAN_SCREEN]);
     if (p == PLAN_UPDOWN) {
-        double up = pl->up_row ? kernel_rate(k, pl->up.type, LISTED) : 0;
-        double down = kernel_rate(k, pl->down_type, DOWN);
-        double compute =
-            (up > 0 ? (double)pl->up_row / up : 0) + (down > 0 ? (double)pl->down_row / down : 0);
-        t->cpu = fmax(bytes * list_byte(k, t->bytes, density), compute);
+        bool dense = k->m->mode == PLAN_DENSE; /* matrices as in the file, rows one after the other */
+        double up = pl->up_row ? kernel_rate(k, pl->up.type, dense ? MATVEC : LISTED) : 0;
+        double down = dense ? kernel_rate(k, pl->down.type, MATVEC) : kernel_rate(k, pl->down_type, DOWN);
+        double byte = list_byte(k, t->bytes, density);
+        /* Up and down follow one another: each has its own limit. Rates of down are in bytes of rows as the
+         * type stores them, whatever the layout takes. */
+        uint64_t row = pl->down_row;
+        (void)dtype_row_bytes((uint32_t)(dense ? pl->down.type : pl->down_type), k->m->width, &row);
+        t->cpu = fmax((double)pl->up_row * byte, up > 0 ? (double)pl->up_row / up : 0) +
+                 fmax((double)pl->down_row * byte, down > 0 ? (double)row / down : 0);
         t->shared = pl->shared;
         t->group = pl->share_group;
         t->shared_cpu = (double)pl->shared * k->c->stream * k->lists;

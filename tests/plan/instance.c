@@ -69,8 +69,8 @@ static void put(const struct plan_model *m, const struct machine *machine, const
                 uint64_t seed)
 {
     const struct machine_gpu *g = &machine->gpu[0];
-    printf("{\"seed\":%llu,\"unit\":%u,\"neurons\":%u,\"width\":%u,\"threads\":4,", (unsigned long long)seed,
-           p->unit, m->neurons, m->width);
+    printf("{\"seed\":%llu,\"dense\":%s,\"unit\":%u,\"neurons\":%u,\"width\":%u,\"threads\":4,",
+           (unsigned long long)seed, m->mode == PLAN_DENSE ? "true" : "false", p->unit, m->neurons, m->width);
     printf("\"stream\":%.17g,\"scattered\":%.17g,\"barrier\":%.17g,\"kernels\":{",
            machine->stream.at[0].rate.value, machine->scattered.at[0].rate.value, machine->barrier.value);
     for (uint32_t i = 0; i < 3; i++)
@@ -90,6 +90,9 @@ static void put(const struct plan_model *m, const struct machine *machine, const
            (unsigned long long)plan_model_kv(m, DT_F16, p->settings.position));
     for (uint32_t i = 0; i < m->layers; i++) {
         const struct plan_layer *l = &m->layer[i];
+        uint64_t values = 0; /* bytes of a neuron's part of down as its type stores them */
+        (void)dtype_row_bytes((uint32_t)(m->mode == PLAN_DENSE ? l->down.type : l->down_type), m->width,
+                              &values);
         printf("%s{", i ? "," : "");
         put_matrix("q", &l->q);
         put_matrix("k", &l->k);
@@ -102,6 +105,8 @@ static void put(const struct plan_model *m, const struct machine *machine, const
                (unsigned long long)l->row[0], (unsigned long long)l->row[1], (unsigned long long)l->row[2],
                (unsigned long long)l->up_row, (unsigned long long)l->down_row, (unsigned long long)l->shared,
                l->share_group);
+        printf("\"down_file_type\":\"%s\",\"down_values\":%llu,", dtype_name((uint32_t)l->down.type),
+               (unsigned long long)values);
         printf("\"candidates\":%.17g,\"frequency\":[", l->candidates);
         for (uint32_t k = 0; k < m->neurons; k++) printf("%s%.9g", k ? "," : "", (double)l->frequency[k]);
         printf("]}");

@@ -67,8 +67,10 @@ def tables(j, l, part):
     memory = (1 - dense) * scattered + dense / j["stream"] if listed else 1 / j["stream"]
     k = j["kernels"]
     if part == UPDOWN:
-        compute = l["up_row"] / (k[l["up_type"]]["listed"] * threads) + l["down_row"] / (k[l["down_type"]]["down"] * threads)
-        cpu = max(row * memory, compute)
+        # Dense: the matrices as the file has them; else lists, and down by neuron. One after the other, each with its own limit.
+        up = k[l["up_type"]]["matvec" if j["dense"] else "listed"]
+        down = k[l["down_file_type"]]["matvec"] if j["dense"] else k[l["down_type"]]["down"]
+        cpu = l["up_row"] * max(memory, 1 / (up * threads)) + max(l["down_row"] * memory, l["down_values"] / (down * threads))
     else:
         cpu = row * max(memory, 1 / (k[l["gate_type"]]["listed" if listed else "matvec"] * threads))
     gpu = j.get("gpu")
