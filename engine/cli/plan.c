@@ -173,15 +173,11 @@ void plan_job_finish(struct plan_job *j)
 
 /* ---- The command ---- */
 
-static int write_html(const struct plan_job *j, const struct plan *p, const struct plan_sweep *sweep,
-                      const char *path, struct err *e)
+static int write_html(const struct plan_job *j, const struct plan *p, const struct simulation *sim,
+                      const struct plan_sweep *sweep, const char *path, struct err *e)
 {
-    struct simulation *sim = NULL;
-    struct simulate_settings ss = simulate_default();
     struct strbuf b;
     struct file_out f = {0};
-    int r = simulate(&sim, p, j->model, &j->machine, j->profile, &ss, e);
-    if (r) return r;
     strbuf_init(&b);
     const struct plan_page page = {.plan = p,
                                    .model = j->model,
@@ -189,7 +185,7 @@ static int write_html(const struct plan_job *j, const struct plan *p, const stru
                                    .simulation = sim,
                                    .points = sweep->point,
                                    .n_points = sweep->n};
-    r = plan_page_html(&page, &b, e);
+    int r = plan_page_html(&page, &b, e);
     if (r == 0 && b.failed) r = err_set(e, ERR_NOMEM, "no memory for the page");
     if (r == 0) r = file_out_open(&f, path, e);
     if (r == 0) {
@@ -198,14 +194,22 @@ static int write_html(const struct plan_job *j, const struct plan *p, const stru
         file_out_discard(&f);
     }
     strbuf_finish(&b);
-    simulation_free(&sim);
     return r;
+}
+
+static void show_simulation(const struct simulation *s)
+{
+    printf("\n%u tokens one by one (%s): p50 %.2f ms, p90 %.2f ms, p99 %.2f ms, slowest %.2f ms\n", s->tokens,
+           s->drawn      ? "drawn by frequency, each on its own"
+           : s->held_out ? "recorded, held out"
+                         : "recorded, of the calibration text",
+           1e3 * s->p50, 1e3 * s->p90, 1e3 * s->p99, 1e3 * s->most);
 }
 
 struct outputs {
     const char *out, *html, *explain, *sweep;
     struct cli_strs what_if;
-    bool json;
+    bool json, simulate;
 };
 
 static int print(struct strbuf *b, struct err *e)
@@ -221,6 +225,8 @@ static int report(const struct plan_job *j, const struct plan *p, const struct o
 {
     struct strbuf b;
     struct plan_sweep sweep = {0};
+    struct simulation *sim = NULL;
+    const struct simulate_settings ss = simulate_default();
     json_t *json = o->json ? plan_json(p, j->model) : NULL;
     int r = 0;
     if (o->json && !json) return err_set(e, ERR_NOMEM, "no memory for the report");
@@ -237,12 +243,16 @@ static int report(const struct plan_job *j, const struct plan *p, const struct o
     if (r == 0 && o->sweep) r = plan_sweep_run(&sweep, j, o->sweep, e);
     if (r == 0 && o->sweep && json) json_object_set_new(json, "sweep", plan_sweep_json(&sweep));
     if (r == 0 && o->sweep && !json) plan_sweep_print(&sweep);
-    if (r == 0 && o->html) r = write_html(j, p, &sweep, o->html, e);
+    if (r == 0 && (o->html || o->simulate)) r = simulate(&sim, p, j->model, &j->machine, j->profile, &ss, e);
+    if (r == 0 && o->simulate && json) json_object_set_new(json, "simulation", simulation_json(sim));
+    if (r == 0 && o->simulate && !json) show_simulation(sim);
+    if (r == 0 && o->html) r = write_html(j, p, sim, &sweep, o->html, e);
     if (r == 0 && json) {
         r = json_print(json, stdout, e);
         json = NULL;
     }
     json_decref(json);
+    simulation_free(&sim);
     plan_sweep_finish(&sweep);
     strbuf_finish(&b);
     return r;
@@ -288,6 +298,8 @@ static int run(const struct cli_command *self, int argc, char **argv)
         {'o', "output", CLI_STR, &o.out, "FILE", "write the plan (docs/plan-schema.md)"},
         {0, "html", CLI_STR, &o.html, "FILE", "write a page with pictures"},
         {0, "json", CLI_FLAG, &o.json, NULL, "one JSON object instead of text"},
+        {0, "simulate", CLI_FLAG, &o.simulate, NULL,
+         "also replay tokens one by one, recorded in the profile or drawn: percentiles"},
         {0, "explain", CLI_STR, &o.explain, "WHAT",
          "a layer (12) or tensor (blk.12.ffn_gate.weight, output): where, and why"},
         {0, "what-if", CLI_STRS, &o.what_if, "K=V",
