@@ -2,6 +2,7 @@
 PowerInfer's own) against a forward pass in numpy that reads nothing but the files."""
 import json
 import struct
+import sys
 import time
 
 import tap
@@ -68,27 +69,30 @@ def compare(what, path, predictor, engine):
     tap.check(f"{what}: recall and candidates of every layer are those that numpy finds", max(worst.values()) < 0.01, worst)
 
 
+# Sanitizer builds are slow: fewer samples, and what depends on how good the predictor becomes is not asked of it.
+SHORT = "short" in sys.argv[1:]
+SAMPLES = "1500" if SHORT else "8000"
 start = time.time()
-r = tap.run("predictor", model, "-f", train, "--held-out", test, "--samples", "8000", "-c", CONTEXT, "--json", "-o", out)
+r = tap.run("predictor", model, "-f", train, "--held-out", test, "--samples", SAMPLES, "-c", CONTEXT, "--json", "-o", out)
 seconds = time.time() - start
 tap.check("a predictor is trained", r.returncode == 0 and out.exists(), r.stderr)
 j = json.loads(r.stdout)
-tap.check("a screen of at most a tenth of the FFN's bytes keeps 95 % with at most twice the active neurons", j["bytes_share"] <= 0.1 and
+SHORT or tap.check("a screen of at most a tenth of the FFN's bytes keeps 95 % with at most twice the active neurons", j["bytes_share"] <= 0.1 and
           all(x["bytes_share"] <= 0.1 and x["recall"] > 0.92 for x in j["layers"]) and j["recall"] > 0.94
           and j["candidates"] <= 2 * j["active"], j)
 run = ("eval", model, "-f", test, "-c", CONTEXT, "-b", 1, "--json", "--against", "dense", "--mode", "predict", "--predictor", out)
 e = json.loads(tap.run(*run).stdout)
 layers = e["ffn"]["layers"]
-tap.check("eval finds about the recall that training reported", all(abs(a["recall"] - b["recall"]) < 0.03 for a, b in zip(j["layers"], layers))
+SHORT or tap.check("eval finds about the recall that training reported", all(abs(a["recall"] - b["recall"]) < 0.03 for a, b in zip(j["layers"], layers))
           and 0.93 < e["recall"] < 1, (e["recall"], j["recall"]))
-tap.check("most gates are not read, and little changes", e["ffn"]["screened"] > 0.7 and 0 < e["kld_mean"] < 0.05 and e["same_top"] > 0.9, e)
+SHORT or tap.check("most gates are not read, and little changes", e["ffn"]["screened"] > 0.7 and 0 < e["kld_mean"] < 0.05 and e["same_top"] > 0.9, e)
 each = sum(x["bytes"] for x in j["layers"])
 tap.check("what is read counts the predictor, once a token", e["ffn"]["screen_bytes"] % each == 0 and
           e["ffn"]["screen_bytes"] // each == e["windows"] * (CONTEXT - 1), (e["ffn"]["screen_bytes"], each))
 compare("a trained predictor", model, out, e)
 again = tap.temp() / "again.predictor"
-tap.run("predictor", model, "-f", train, "--held-out", test, "--samples", "8000", "-c", CONTEXT, "-t", "1", "-o", again)
-tap.check("one thread trains the same predictor, to the byte", again.read_bytes() == out.read_bytes())
+SHORT or tap.run("predictor", model, "-f", train, "--held-out", test, "--samples", SAMPLES, "-c", CONTEXT, "-t", "1", "-o", again)
+SHORT or tap.check("one thread trains the same predictor, to the byte", again.read_bytes() == out.read_bytes())
 
 # A PowerInfer file: the bundled model with predictors of random weights.
 raw, reader = model.read_bytes(), gguf.GGUFReader(model)
