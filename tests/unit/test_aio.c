@@ -366,7 +366,8 @@ static void what_cannot_be_read_is_refused(void **state)
     assert_int_equal(aio_wait(a, d, 3, 3), 3);
     for (int i = 0; i < 3; i++) assert_int_equal(d[i].error, d[i].user == 3 ? 0 : EINVAL);
     /* no more at once than the depth */
-    struct aio_read many[5] = {{0, buffer, 10, 0, 1}, {0, buffer, 10, 0, 2}, {0, buffer, 10, 0, 3}};
+    struct aio_read many[5] = {
+        {0, buffer, 10, 0, 1}, {0, buffer + 64, 10, 0, 2}, {0, buffer + 128, 10, 0, 3}};
     assert_int_equal(aio_submit(a, many, 3), 2);
     assert_int_equal(aio_submit(a, many + 2, 1), 0);
     assert_int_equal(aio_wait(a, d, 2, 3), 2);
