@@ -47,7 +47,7 @@ def row(model, mode, bench, plan, probed):
     ledger = sum(v for k, v in memory.items() if k not in ("total", "ceiling", "margin"))
     peak = max(bench["peak_memory"], bench["anonymous_memory"])
     error = lambda a, b: f"{100 * (a / b - 1):+.0f} %"
-    p99 = plan.get("simulation", {}).get("p99")
+    p99 = plan.get("simulation", {}).get("token_seconds", {}).get("p99")
     now = bench.get("read_bandwidth", {}).get("median", 0)
     return (f"| {model.stem} | {mode} | {1e3 * token['token_seconds']:.1f} | {1e3 * real['p50']:.1f} | {error(token['token_seconds'], real['p50'])} | "
             f"{f'{1e3 * p99:.1f}' if p99 else '–'} | {1e3 * real['p99']:.1f} | {error(p99, real['p99']) if p99 else '–'} | "
