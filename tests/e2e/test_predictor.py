@@ -139,5 +139,5 @@ for args, word in ((("--bytes", "0.01"), "--bytes"), (("--activation", "silu"), 
     r = tap.run("predictor", model, "-f", test, "-o", tap.temp() / "none", *args)
     tap.check(f"calor predictor {' '.join(args)} says what is wrong", r.returncode != 0 and word in r.stderr and
               not (tap.temp() / "none").exists(), r.stderr)
-tap.check("training took less than 20 seconds of a quiet machine", seconds < 120, seconds)
+tap.check("training takes less than two minutes, also on a busy machine", seconds < 120, seconds)
 tap.done()
